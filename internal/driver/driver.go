@@ -1,0 +1,126 @@
+// Package driver is the port between the engine and the place where
+// environments exist: a Linux machine, a cluster, or memory in tests.
+package driver
+
+import (
+	"context"
+	"io"
+	"time"
+
+	"mayfly.dev/mayfly"
+)
+
+// Handle names everything that a driver makes for one environment. It is
+// saved before any of it exists, so that whatever a crash leaves can be found
+// and finished or removed.
+type Handle struct {
+	Environment string           `json:"environment"`
+	Isolation   mayfly.Isolation `json:"isolation"`
+	UIDBase     uint32           `json:"uid_base"`
+}
+
+// Spec says what an environment is made of. It follows from saved state.
+type Spec struct {
+	Template string              // digest
+	From     *mayfly.SnapshotRef // fork of this snapshot instead of an empty volume
+	Env      map[string]string
+	Limits   mayfly.Limits
+}
+
+// Observed is what is there of an environment.
+type Observed struct {
+	Volume    bool // the volume exists
+	Sandbox   SandboxState
+	Snapshots []string // ids on disk
+}
+
+// SandboxState is what is there of a sandbox.
+type SandboxState string
+
+const (
+	SandboxGone    SandboxState = "gone"
+	SandboxAlive   SandboxState = "alive"
+	SandboxFrozen  SandboxState = "frozen"
+	SandboxRemains SandboxState = "remains" // ended, not yet cleaned up
+)
+
+// Process is a command to start in an environment.
+type Process struct {
+	Run        string // id; starting the same one twice starts it once
+	Command    []string
+	Env        map[string]string
+	Dir        string
+	TTY        bool
+	Rows, Cols uint16
+	Stdin      bool
+	Output     int64 // bytes of output to keep
+}
+
+// Exit says how a process ended.
+type Exit struct {
+	Code   int       // 128+n when signal n ended it
+	Reason string    // set when it could not be started
+	Ended  time.Time // by the guest's clock
+	Usage  mayfly.Usage
+}
+
+// Driver makes, observes and removes environments. Every method may be
+// repeated: after a crash in the middle of it, the repetition finishes the
+// work. Unless said otherwise, one environment is handled by one caller at a
+// time.
+type Driver interface {
+	// PutImage and PutTemplate prepare what environments are made of; see
+	// mayfly.Templates. They are all or nothing.
+	PutImage(ctx context.Context, digest string, layout io.Reader) error
+	PutTemplate(ctx context.Context, l mayfly.Lock, workspace io.Reader, log io.Writer) error
+	// HasTemplate reports whether the template is there.
+	HasTemplate(ctx context.Context, digest string) (bool, error)
+
+	// Create makes the volume; Start the sandbox upon it. Both do nothing when
+	// it exists.
+	Create(ctx context.Context, h Handle, s Spec) error
+	Start(ctx context.Context, h Handle, s Spec) error
+	Inspect(ctx context.Context, h Handle) (Observed, error)
+	// Stop ends every process; the volume stays.
+	Stop(ctx context.Context, h Handle) error
+	// Destroy removes everything that Create and Start made. Destroying a
+	// missing environment is not an error.
+	Destroy(ctx context.Context, h Handle) error
+	// List names every environment of which something is there.
+	List(ctx context.Context) ([]Handle, error)
+
+	// Snapshot captures the volume under the given id, freezing the sandbox
+	// for the moment that it takes, which it returns. A snapshot that exists
+	// is left as it is.
+	Snapshot(ctx context.Context, h Handle, snapshot string) (pause time.Duration, err error)
+	RemoveSnapshot(ctx context.Context, h Handle, snapshot string) error
+	// Rollback replaces the volume's live state; the sandbox is stopped.
+	Rollback(ctx context.Context, h Handle, snapshot string) error
+	// Diff and Hash read states of a volume; safe beside everything else. An
+	// empty From means the template, an empty To the live state.
+	Diff(ctx context.Context, h Handle, s Spec, r mayfly.DiffRequest) (io.ReadCloser, error)
+	Hash(ctx context.Context, h Handle, s Spec, snapshot, path string) (string, error)
+
+	// StartProcess starts a command. A command that cannot be started still
+	// has an exit, with Reason.
+	StartProcess(ctx context.Context, h Handle, s Spec, p Process) error
+	// WaitProcess returns the exit of a process when it has ended, also when
+	// it ended while no server was running. When the sandbox ended without a
+	// record of the process, the error is of kind mayfly.NotFound. Safe beside
+	// everything else.
+	WaitProcess(ctx context.Context, h Handle, run string) (Exit, error)
+	// SignalProcess sends a signal to the process group; to one that has
+	// ended, it does nothing.
+	SignalProcess(ctx context.Context, h Handle, run string, signal int) error
+	// Attach streams a process; see mayfly.Runs. Safe beside everything else.
+	Attach(ctx context.Context, h Handle, run string, follow bool) (mayfly.Attachment, error)
+
+	// Close releases what the driver holds open. Environments live on.
+	Close() error
+}
+
+// Pauser is a driver that can freeze an environment.
+type Pauser interface {
+	Pause(ctx context.Context, h Handle) error
+	Resume(ctx context.Context, h Handle) error
+}

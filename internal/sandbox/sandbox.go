@@ -1,0 +1,88 @@
+// Package sandbox holds an environment's processes: namespaces, a root file
+// system assembled from a volume, limits, and a guest as their first process.
+//
+// Everything a sandbox consists of is named after the installation and the
+// environment, so that a server that lost its memory finds it again: the
+// cgroups mayfly-<installation>/<environment>, and the guest's socket in the
+// environment's host directory.
+package sandbox
+
+import (
+	"context"
+	"net"
+	"time"
+
+	"mayfly.dev/mayfly"
+)
+
+// Spec says how to start a sandbox. It follows from saved state alone.
+type Spec struct {
+	Environment string   // id
+	Host        string   // directory on the host for the guest's socket, logs and exit records
+	Lower       []string // read-only layers, topmost first, absolute
+	Upper       string
+	Work        string
+	DB          string // mounted at /var/lib/mayfly-db, not on the overlay; may be empty
+	Binds       []Bind
+	Env         []string // of every process, "K=V"
+	Limits      mayfly.Limits
+	UIDBase     uint32 // first of the 65536 host ids that the environment's ids map to
+	Nested      bool   // allow user namespaces inside
+}
+
+// Bind shows a host directory inside, read-only, nosuid and nodev.
+type Bind struct {
+	Source string
+	Target string // absolute; exists in a lower layer
+}
+
+// State is what can be seen of a sandbox.
+type State string
+
+const (
+	Gone    State = "gone"    // nothing is left of it
+	Alive   State = "alive"   // its guest answers or can answer
+	Frozen  State = "frozen"  // alive, but stopped by Freeze
+	Remains State = "remains" // no guest, but something to clean up
+)
+
+// Runtime starts and ends sandboxes of one isolation.
+type Runtime interface {
+	// Start returns when the guest is ready to start commands. Starting a
+	// sandbox that is alive is not an error; remains are cleaned up first.
+	Start(ctx context.Context, s Spec) error
+	Inspect(ctx context.Context, env string) (State, error)
+	// Freeze stops every process of the sandbox at once and returns when they
+	// stand still; Thaw lets them go on. Both may be repeated.
+	Freeze(ctx context.Context, env string) error
+	Thaw(ctx context.Context, env string) error
+	// Stop kills every process and removes all that Start made: processes,
+	// cgroups, namespaces, mounts. Files of the volume stay. Stopping a
+	// missing sandbox is not an error.
+	Stop(ctx context.Context, env string) error
+	// Dial connects to the guest (see package guest).
+	Dial(ctx context.Context, s Spec) (net.Conn, error)
+	// Usage reads the resource counters of a live sandbox.
+	Usage(ctx context.Context, env string) (Usage, error)
+	// List names the environments of which something is there.
+	List(ctx context.Context) ([]string, error)
+}
+
+// Usage is what a sandbox has used so far and uses now.
+type Usage struct {
+	CPU     time.Duration
+	Memory  int64 // bytes now
+	PIDs    int64 // tasks now
+	OOMKill int64 // processes killed for memory so far
+}
+
+// Paths and ids inside every environment.
+const (
+	Hostname  = "mayfly"
+	UID       = 1000
+	GID       = 1000
+	User      = "agent"
+	Home      = "/home/agent"
+	Workspace = "/workspace"
+	DBDir     = "/var/lib/mayfly-db"
+)

@@ -1,0 +1,81 @@
+package mayfly
+
+import (
+	"context"
+	"io"
+	"time"
+)
+
+// SnapshotKind says why a snapshot was taken.
+type SnapshotKind string
+
+const (
+	BaselineSnapshot SnapshotKind = "baseline" // before a run
+	FinalSnapshot    SnapshotKind = "final"    // after a run
+	ManualSnapshot   SnapshotKind = "manual"   // on request
+	ForkSnapshot     SnapshotKind = "fork"     // for a fork of a live environment
+	RollbackSnapshot SnapshotKind = "rollback" // what a rollback replaced
+)
+
+// Snapshot is an immutable point in time of a whole environment.
+type Snapshot struct {
+	ID          string        `json:"id"`
+	Environment string        `json:"environment"`
+	Number      int           `json:"number"` // 1, 2, … within the environment
+	Kind        SnapshotKind  `json:"kind"`
+	Run         string        `json:"run,omitempty"`
+	Label       string        `json:"label,omitempty"`
+	Ready       bool          `json:"ready"` // false until it is on disk
+	Pause       time.Duration `json:"pause"` // nanoseconds that the environment stood still
+	CreatedAt   time.Time     `json:"created_at"`
+}
+
+// ChangeKind says what became of a path.
+type ChangeKind string
+
+const (
+	Added    ChangeKind = "added"
+	Modified ChangeKind = "modified" // content, mode, owner, target or attributes
+	Removed  ChangeKind = "removed"
+	Renamed  ChangeKind = "renamed" // From has the old path; the content may differ too
+)
+
+// Change is one path that differs between two trees. Paths are relative to
+// the compared directory and are arbitrary bytes without NUL.
+type Change struct {
+	Kind     ChangeKind `json:"kind"`
+	Path     string     `json:"path"`
+	From     string     `json:"from,omitempty"`
+	OldMode  uint32     `json:"old_mode,omitempty"` // as st_mode; 0 when absent
+	NewMode  uint32     `json:"new_mode,omitempty"`
+	OldSize  int64      `json:"old_size"`
+	NewSize  int64      `json:"new_size"`
+	Binary   bool       `json:"binary,omitempty"`
+	Inserted int        `json:"inserted"` // lines
+	Deleted  int        `json:"deleted"`  // lines
+}
+
+// DiffRequest names two states of one environment and what to compare.
+type DiffRequest struct {
+	Environment string `json:"environment"`      // ref
+	From        string `json:"from,omitempty"`   // snapshot; empty: the template
+	To          string `json:"to,omitempty"`     // snapshot; empty: the live state
+	Path        string `json:"path,omitempty"`   // default /workspace; "/" for everything
+	Format      string `json:"format,omitempty"` // "patch" (git's, binary safe), "stat" (text) or "json" ([]Change)
+}
+
+// Snapshots takes, lists, restores and compares snapshots. A snapshot's ref
+// is its id or, within an environment, its number.
+type Snapshots interface {
+	CreateSnapshot(ctx context.Context, env, label string) (Snapshot, error)
+	Snapshots(ctx context.Context, env string) ([]Snapshot, error)
+	// Rollback ends every process of the environment and puts its files back
+	// to the snapshot; an empty snapshot means the baseline of its last run.
+	// What was there is kept as a snapshot of kind rollback, which it returns.
+	Rollback(ctx context.Context, env, snapshot string) (Snapshot, error)
+	// Diff streams the difference in the requested format.
+	Diff(ctx context.Context, r DiffRequest) (io.ReadCloser, error)
+	// Hash is the digest of a tree: paths, types, modes, contents and link
+	// targets below path (default /workspace without .git), no times.
+	Hash(ctx context.Context, env, snapshot, path string) (string, error)
+}
