@@ -1,0 +1,44 @@
+package mayfly
+
+import (
+	"regexp"
+	"time"
+)
+
+// CheckTTL reports whether d can be an environment's time to live.
+func CheckTTL(d time.Duration) error {
+	if d < MinTTL || d > MaxTTL {
+		return Errorf(Invalid, "bad time to live %v", d).
+			Hint("use something from %v to %v (30 days), such as 90m or 24h", MinTTL, MaxTTL)
+	}
+	return nil
+}
+
+// maxLabel bounds a label's value, in bytes.
+const maxLabel = 256
+
+var labelKeyPattern = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9_./-]{0,61}[A-Za-z0-9])?$`)
+
+// CheckLabel reports whether an environment can carry the label.
+func CheckLabel(key, value string) error {
+	if !labelKeyPattern.MatchString(key) {
+		return Errorf(Invalid, "bad label key %q", key).
+			Hint("use 1 to 63 letters, digits and _ . / -, beginning and ending with a letter or digit")
+	}
+	if len(value) > maxLabel {
+		return Errorf(Invalid, "the value of label %q has %d bytes", key, len(value)).
+			Hint("use at most %d", maxLabel)
+	}
+	for _, c := range value {
+		if c < ' ' || c == 0x7f || c == '\uFFFD' {
+			return Errorf(Invalid, "bad value %q of label %q", value, key).
+				Hint("use printable UTF-8 text")
+		}
+	}
+	return nil
+}
+
+// Kinds lists every kind of error, the commonest first.
+func Kinds() []Kind {
+	return []Kind{Invalid, NotFound, Conflict, Forbidden, Drift, Exhausted, Unsupported, Timeout, Unavailable, Missing, Internal}
+}
