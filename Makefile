@@ -1,0 +1,64 @@
+# The names of these targets are stable: documentation and continuous
+# integration refer to them.
+
+GO      ?= go
+export PATH := $(PATH):/usr/local/go/bin:/usr/sbin:/sbin
+export GOTOOLCHAIN ?= local
+
+# The version needs no tags: a release file, or the date and name of the commit.
+COMMIT  := $(shell git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
+DIRTY   := $(shell git diff --quiet HEAD 2>/dev/null || echo +dirty)
+DATE    := $(shell git log -1 --format=%cd --date=format:%Y%m%d 2>/dev/null || echo 00000000)
+VERSION ?= 0.1.0-dev.$(DATE).$(COMMIT)$(DIRTY)
+
+LDFLAGS := -s -w -X main.version=$(VERSION)
+BUILD   := CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)'
+
+# Several packages make mounts, loop devices and cgroups; two at a time is
+# what a small machine stands.
+TESTFLAGS ?= -p 2 -timeout 10m
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
+
+.PHONY: all setup build demo test bench crash escape agents check clean
+
+all: build
+
+setup:
+	@scripts/setup.sh
+
+build:
+	@$(BUILD) -o bin/ ./cmd/mayfly ./cmd/mayfly-guest
+
+demo: setup build
+	@examples/demo.sh
+
+test:
+	@scripts/setup.sh test
+	@$(MAKE) --no-print-directory build
+	@CGO_ENABLED=0 $(GO) run ./internal/testreport $(TESTFLAGS) ./...
+
+bench:
+	@scripts/setup.sh bench
+	@$(MAKE) --no-print-directory build
+	@CGO_ENABLED=0 $(GO) run ./internal/bench -o bench-results.json
+
+crash: setup build
+	@CGO_ENABLED=0 $(GO) run ./internal/testreport -count=1 -timeout 60m ./internal/crash -points 200
+
+escape:
+	@scripts/setup.sh test
+	@$(MAKE) --no-print-directory build
+	@CGO_ENABLED=0 $(GO) run ./internal/testreport -count=1 -timeout 20m ./internal/escape/...
+
+agents:
+	@scripts/setup.sh agents
+	@$(MAKE) --no-print-directory build
+	@MAYFLY_AGENTS=1 CGO_ENABLED=0 $(GO) run ./internal/testreport -count=1 -timeout 30m ./internal/agents/...
+
+check:
+	@scripts/setup.sh check
+	@scripts/check.sh '$(STATICCHECK)' '$(GOVULNCHECK)'
+
+clean:
+	rm -rf bin bench-results.json

@@ -1,0 +1,89 @@
+#!/usr/bin/env bash
+# Installs what a task needs and does not find. Says nothing when there is
+# nothing to do.
+#
+#   scripts/setup.sh [run|test|bench|check|agents]
+set -euo pipefail
+export PATH="$PATH:/usr/local/go/bin:/usr/sbin:/sbin"
+
+task=${1:-run}
+
+# The version of gVisor that the tests run against.
+runsc_module=gvisor.dev/gvisor/runsc@v0.0.0-20260905035102-160fafc42237
+
+packages=()
+
+# want COMMAND PACKAGE: the package is needed when the command is missing.
+want() {
+	command -v "$1" >/dev/null || packages+=("$2")
+}
+
+want git git
+want mkfs.btrfs btrfs-progs
+[ -e /etc/ssl/certs/ca-certificates.crt ] || packages+=(ca-certificates)
+case $task in
+run) ;;
+test)
+	want setfattr attr
+	want mkfs.xfs xfsprogs
+	want strace strace
+	;;
+bench)
+	want bwrap bubblewrap
+	want runc runc
+	;;
+check)
+	want gcc gcc
+	[ -e /usr/include/stdlib.h ] || packages+=(libc6-dev)
+	;;
+agents)
+	want npm npm
+	want unshare util-linux
+	want ip iproute2
+	;;
+*)
+	echo "setup: unknown task $task; use run, test, bench, check or agents" >&2
+	exit 64
+	;;
+esac
+
+if [ ${#packages[@]} -gt 0 ]; then
+	if [ "$(id -u)" != 0 ]; then
+		echo "setup: these packages are missing and installing them needs root:" >&2
+		echo "  sudo apt-get install ${packages[*]}" >&2
+		exit 77
+	fi
+	if ! command -v apt-get >/dev/null; then
+		echo "setup: no apt-get here; install by hand: ${packages[*]}" >&2
+		exit 72
+	fi
+	echo "setup: installing ${packages[*]}"
+	export DEBIAN_FRONTEND=noninteractive
+	log=$(mktemp)
+	trap 'rm -f "$log"' EXIT
+	install=(apt-get install -y -q --no-install-recommends "${packages[@]}")
+	if ! "${install[@]}" >"$log" 2>&1; then
+		# The package lists may be missing or old.
+		apt-get update -q >"$log" 2>&1 && "${install[@]}" >>"$log" 2>&1 || {
+			cat "$log" >&2
+			exit 1
+		}
+	fi
+fi
+
+if ! command -v go >/dev/null; then
+	echo "setup: the Go toolchain is missing; get Go $(awk '$1 == "go" { print $2 }' go.mod) or newer from https://go.dev/dl" >&2
+	exit 72
+fi
+
+# The tests of --isolation gvisor must not skip, so they need the runtime.
+if [ "$task" = test ] || [ "$task" = agents ]; then
+	found=
+	for runsc in "$(command -v runsc || true)" /usr/local/bin/runsc /opt/gvisor/bin/runsc; do
+		[ -x "$runsc" ] && found=$runsc
+	done
+	if [ -z "$found" ] && [ "$(id -u)" = 0 ]; then
+		echo "setup: building runsc (a few minutes, once)"
+		GOBIN=/usr/local/bin CGO_ENABLED=0 GOFLAGS=-mod=mod go install "$runsc_module"
+	fi
+fi
