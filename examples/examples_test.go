@@ -1,0 +1,74 @@
+// Package examples holds what the demonstration needs to what it claims.
+package examples
+
+import (
+	"bytes"
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// goTool runs the go command in dir.
+func goTool(t *testing.T, dir string, args ...string) (string, error) {
+	t.Helper()
+	cmd := exec.Command("go", args...)
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), "GOFLAGS=", "CGO_ENABLED=0")
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
+
+// repair runs the example's agent on a fresh copy of the example.
+func repair(t *testing.T, seed string) (source, transcript []byte) {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "freebusy")
+	if err := os.CopyFS(dir, os.DirFS("freebusy")); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := goTool(t, dir, "test", "."); err == nil || !strings.Contains(out, "--- FAIL") {
+		t.Fatalf("the example's tests do not fail before the repair: %v\n%s", err, out)
+	}
+	fixer := filepath.Join(t.TempDir(), "fixer")
+	if out, err := goTool(t, dir, "build", "-o", fixer, "./tools/fixer"); err != nil {
+		t.Fatalf("build fixer: %v\n%s", err, out)
+	}
+	log := filepath.Join(t.TempDir(), "transcript.jsonl")
+	cmd := exec.Command(fixer, "-transcript", log)
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), "MAYFLY_SEED="+seed, "GOFLAGS=", "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("fixer: %v\n%s", err, out)
+	}
+	if out, err := goTool(t, dir, "test", "-count=1", "./..."); err != nil {
+		t.Fatalf("tests after the repair: %v\n%s", err, out)
+	}
+	source, err := os.ReadFile(filepath.Join(dir, "freebusy.go"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	transcript, err = os.ReadFile(log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return source, transcript
+}
+
+func TestFixerRepairsTheExampleAlikeForOneSeed(t *testing.T) {
+	source, transcript := repair(t, "7")
+	again, transcriptAgain := repair(t, "7")
+	if !bytes.Equal(source, again) {
+		t.Error("two repairs with one seed differ in the source")
+	}
+	if !bytes.Equal(transcript, transcriptAgain) {
+		t.Error("two repairs with one seed differ in the transcript")
+	}
+	for line := range bytes.Lines(transcript) {
+		var c struct{ Tool string }
+		if err := json.Unmarshal(line, &c); err != nil || c.Tool == "" {
+			t.Errorf("transcript line %q: tool = %q, error %v", line, c.Tool, err)
+		}
+	}
+}

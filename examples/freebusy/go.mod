@@ -1,0 +1,3 @@
+module example.com/freebusy
+
+go 1.24
