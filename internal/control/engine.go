@@ -1,0 +1,381 @@
+// Package control is the engine: it looks at what is saved and what is there,
+// and moves one towards the other.
+//
+// Requests only save what is wanted. Step does the work, one move at a time,
+// each of which may be repeated, so that a crash between any two lines is
+// repaired by the next step.
+package control
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"mayfly.dev/mayfly"
+	"mayfly.dev/mayfly/internal/driver"
+	"mayfly.dev/mayfly/internal/store"
+)
+
+// Ledger is where events go for good.
+type Ledger interface {
+	Append(ctx context.Context, events ...mayfly.Event) error
+	Read(ctx context.Context, after uint64, follow bool, yield func(mayfly.Event) error) error
+	Tail(yield func(mayfly.Event) bool) error
+}
+
+// Options are the parts and settings of an Engine.
+type Options struct {
+	Store  *store.Store
+	Ledger Ledger
+	Driver driver.Driver
+	Log    *slog.Logger
+	Info   mayfly.Info      // reported as it is, but for the counts
+	Now    func() time.Time // default time.Now
+
+	KillGrace   time.Duration // between SIGTERM and SIGKILL; default 5 s
+	Concurrency int           // environments being made or removed at once; default 8
+}
+
+// Engine implements mayfly.Service.
+type Engine struct {
+	Options
+	ctx    context.Context // of the workers
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+	slots  chan struct{} // held while making or removing an environment
+	drain  sync.Mutex    // held while events move to the ledger
+
+	mu      sync.Mutex               // guards what follows
+	closed  bool                     //
+	workers map[string]*worker       // by environment
+	changed map[string]chan struct{} // by environment: closed when its state changes
+	waiting map[string]bool          // runs whose exit somebody waits for
+	builds  map[string]bool          // templates being prepared
+}
+
+var _ mayfly.Service = (*Engine)(nil)
+
+// New makes an engine, removes what nobody has a record of, and takes up the
+// work where the last one left it.
+func New(ctx context.Context, o Options) (*Engine, error) {
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.KillGrace == 0 {
+		o.KillGrace = 5 * time.Second
+	}
+	if o.Concurrency == 0 {
+		o.Concurrency = 8
+	}
+	e := &Engine{
+		Options: o,
+		slots:   make(chan struct{}, o.Concurrency),
+		workers: map[string]*worker{},
+		changed: map[string]chan struct{}{},
+		waiting: map[string]bool{},
+		builds:  map[string]bool{},
+	}
+	e.ctx, e.cancel = context.WithCancel(context.WithoutCancel(ctx))
+	if err := e.recover(ctx); err != nil {
+		e.cancel()
+		return nil, fmt.Errorf("recover: %w", err)
+	}
+	e.wg.Go(e.forwardEvents)
+	return e, nil
+}
+
+// recover reconciles the outbox with the ledger and the machine with the
+// store, and wakes every open environment.
+func (e *Engine) recover(ctx context.Context) error {
+	if err := e.trimOutbox(ctx); err != nil {
+		return err
+	}
+	var open []*environment
+	err := e.Store.View(ctx, func(tx *store.Tx) (err error) {
+		open, err = decodeAll[environment](tx.ListOpen(kindEnvironment))
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	known := map[string]bool{}
+	for _, env := range open {
+		known[env.ID] = true
+	}
+	handles, err := e.Driver.List(ctx)
+	if err != nil {
+		return fmt.Errorf("list what is there: %w", err)
+	}
+	for _, h := range handles {
+		if known[h.Environment] {
+			continue
+		}
+		e.Log.Warn("removing an environment without a record", "environment", h.Environment)
+		if err := e.Driver.Destroy(ctx, h); err != nil {
+			return fmt.Errorf("remove orphan %s: %w", h.Environment, err)
+		}
+	}
+	for _, env := range open {
+		e.wake(env.ID)
+	}
+	return nil
+}
+
+// Close stops the engine and returns when its workers have. Environments live
+// on; the next engine takes them up.
+func (e *Engine) Close() error {
+	e.mu.Lock()
+	e.closed = true
+	e.mu.Unlock()
+	e.cancel()
+	e.wg.Wait()
+	return e.drainEvents(context.Background())
+}
+
+// Busy reports whether there is anything to look after.
+func (e *Engine) Busy(ctx context.Context) (bool, error) {
+	e.mu.Lock()
+	building := len(e.builds) > 0
+	e.mu.Unlock()
+	info, err := e.Info(ctx)
+	return building || info.Environments > 0, err
+}
+
+// Info implements mayfly.Service.
+func (e *Engine) Info(ctx context.Context) (mayfly.Info, error) {
+	info := e.Options.Info
+	err := e.Store.View(ctx, func(tx *store.Tx) error {
+		open, err := tx.ListOpen(kindEnvironment)
+		info.Environments = len(open)
+		return err
+	})
+	return info, err
+}
+
+// worker steps one environment.
+type worker struct{ poke chan struct{} }
+
+// wake makes sure that the environment is stepped soon.
+func (e *Engine) wake(env string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.closed {
+		return
+	}
+	w := e.workers[env]
+	if w == nil {
+		w = &worker{poke: make(chan struct{}, 1)}
+		e.workers[env] = w
+		e.wg.Go(func() { e.work(env, w) })
+	}
+	select {
+	case w.poke <- struct{}{}:
+	default: // it is going to look anyway
+	}
+}
+
+// work steps an environment whenever it is poked or a deadline passes, until
+// the environment is closed.
+func (e *Engine) work(env string, w *worker) {
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	backoff := 10 * time.Millisecond
+	for {
+		select {
+		case <-w.poke:
+		case <-timer.C:
+		case <-e.ctx.Done():
+			return
+		}
+		again, err := e.Step(e.ctx, env)
+		switch {
+		case e.ctx.Err() != nil:
+			return
+		case err != nil:
+			e.Log.Error("step", "environment", env, "error", err, "retry", backoff)
+			timer.Reset(backoff)
+			backoff = min(backoff*2, 30*time.Second)
+		case again.IsZero():
+			if e.retire(env, w) {
+				return
+			}
+			timer.Reset(time.Hour)
+		default:
+			backoff = 10 * time.Millisecond
+			timer.Reset(max(0, again.Sub(e.Now())))
+		}
+	}
+}
+
+// retire ends a worker unless it has been poked again.
+func (e *Engine) retire(env string, w *worker) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if len(w.poke) > 0 {
+		return false
+	}
+	delete(e.workers, env)
+	return true
+}
+
+// update saves a change of one environment, wakes its worker, and tells
+// whoever waits for it.
+func (e *Engine) update(ctx context.Context, env string, do func(*store.Tx) error) error {
+	if err := e.Store.Update(ctx, do); err != nil {
+		return err
+	}
+	e.mu.Lock()
+	if c := e.changed[env]; c != nil {
+		close(c)
+		delete(e.changed, env)
+	}
+	e.mu.Unlock()
+	return nil
+}
+
+// await returns when done, called with a view of the state, says so. It is
+// called again after every change of the environment.
+func (e *Engine) await(ctx context.Context, env string, done func(*store.Tx) (bool, error)) error {
+	for {
+		e.mu.Lock()
+		c := e.changed[env]
+		if c == nil {
+			c = make(chan struct{})
+			e.changed[env] = c
+		}
+		e.mu.Unlock()
+		var ok bool
+		err := e.Store.View(ctx, func(tx *store.Tx) (err error) {
+			ok, err = done(tx)
+			return err
+		})
+		if err != nil || ok {
+			return err
+		}
+		select {
+		case <-c:
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-e.ctx.Done():
+			return mayfly.Errorf(mayfly.Unavailable, "the server is stopping").Hint("try again: it is started on demand")
+		}
+	}
+}
+
+// emit adds an event about an environment to a transaction.
+func (e *Engine) emit(tx *store.Tx, actor, kind, env, run string, data any) error {
+	event := mayfly.Event{Time: e.Now().UTC(), Type: kind, Actor: actor, Environment: env, Run: run}
+	if data != nil {
+		text, err := json.Marshal(data)
+		if err != nil {
+			return fmt.Errorf("emit %s: %w", kind, err)
+		}
+		event.Data = text
+	}
+	return tx.Emit(event)
+}
+
+// fields is the data of an event.
+type fields map[string]any
+
+// serverActor is who acts when no person does.
+const serverActor = "mayfly"
+
+// trimOutbox forgets the events that reached the ledger just before a crash.
+func (e *Engine) trimOutbox(ctx context.Context) error {
+	var last int64
+	err := e.Ledger.Tail(func(event mayfly.Event) bool {
+		n, ok := store.EventNumber(event.ID)
+		last = n
+		return !ok
+	})
+	if err != nil || last == 0 {
+		return err
+	}
+	return e.Store.Sent(ctx, last)
+}
+
+// forwardEvents moves events from the outbox to the ledger as they come.
+func (e *Engine) forwardEvents() {
+	for {
+		if err := e.drainEvents(e.ctx); err != nil && e.ctx.Err() == nil {
+			e.Log.Error("forward events", "error", err)
+			select {
+			case <-time.After(time.Second):
+				continue
+			case <-e.ctx.Done():
+				return
+			}
+		}
+		select {
+		case <-e.Store.Committed():
+		case <-e.ctx.Done():
+			return
+		}
+	}
+}
+
+// drainEvents returns when every event committed so far is in the ledger.
+func (e *Engine) drainEvents(ctx context.Context) error {
+	e.drain.Lock()
+	defer e.drain.Unlock()
+	for {
+		events, last, err := e.Store.Outgoing(ctx, 1000)
+		if err != nil || len(events) == 0 {
+			return err
+		}
+		if err := e.Ledger.Append(ctx, events...); err != nil {
+			return err
+		}
+		// From here on the events are in the ledger: a crash before the next
+		// line is what trimOutbox is for, a failure of it must not be retried
+		// by appending them again.
+		for {
+			err := e.Store.Sent(context.WithoutCancel(ctx), last)
+			if err == nil {
+				break
+			}
+			e.Log.Error("trim outbox", "error", err)
+			if e.ctx.Err() != nil {
+				return err // the next engine trims it
+			}
+			time.Sleep(100 * time.Millisecond)
+		}
+	}
+}
+
+// Events implements mayfly.Events.
+func (e *Engine) Events(ctx context.Context, f mayfly.EventFilter, yield func(mayfly.Event) error) error {
+	if f.Environment != "" {
+		err := e.Store.View(ctx, func(tx *store.Tx) error {
+			env, err := findEnvironment(tx, f.Environment)
+			if err == nil {
+				f.Environment = env.ID
+			}
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	if err := e.drainEvents(ctx); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(e.ctx, cancel)()
+	err := e.Ledger.Read(ctx, f.After, f.Follow, func(event mayfly.Event) error {
+		if f.Environment != "" && event.Environment != f.Environment || f.Run != "" && event.Run != f.Run {
+			return nil
+		}
+		return yield(event)
+	})
+	if errors.Is(err, context.Canceled) && e.ctx.Err() != nil {
+		return mayfly.Errorf(mayfly.Unavailable, "the server is stopping")
+	}
+	return err
+}

@@ -1,0 +1,178 @@
+package control
+
+import (
+	"context"
+	"io"
+
+	"mayfly.dev/mayfly"
+	"mayfly.dev/mayfly/internal/store"
+)
+
+// requestSnapshot saves a snapshot to be taken by the next step.
+func (e *Engine) requestSnapshot(tx *store.Tx, env *environment, kind mayfly.SnapshotKind, run, label string) (*snapshot, error) {
+	env.Snapshots++
+	now := e.Now().UTC()
+	snap := &snapshot{Snapshot: mayfly.Snapshot{
+		ID: mayfly.NewID("snap", now), Environment: env.ID, Number: env.Snapshots,
+		Kind: kind, Run: run, Label: label, CreatedAt: now,
+	}}
+	return snap, put(tx, snap)
+}
+
+// takeSnapshot requests a snapshot and waits for it.
+func (e *Engine) takeSnapshot(ctx context.Context, ref string, kind mayfly.SnapshotKind, label string) (mayfly.Snapshot, error) {
+	var snap *snapshot
+	err := e.withEnvironment(ctx, ref, func(tx *store.Tx, env *environment) (err error) {
+		snap, err = e.requestSnapshot(tx, env, kind, "", label)
+		return err
+	})
+	if err != nil {
+		return mayfly.Snapshot{}, err
+	}
+	return e.awaitSnapshot(ctx, snap)
+}
+
+func (e *Engine) awaitSnapshot(ctx context.Context, snap *snapshot) (mayfly.Snapshot, error) {
+	err := e.await(ctx, snap.Environment, func(tx *store.Tx) (bool, error) {
+		env, err := get[environment](tx, kindEnvironment, snap.Environment)
+		if err != nil {
+			return false, err
+		}
+		if !env.object().Open {
+			return false, mayfly.Errorf(mayfly.Conflict, "environment %s was deleted meanwhile", env.Name)
+		}
+		saved, err := get[snapshot](tx, kindSnapshot, snap.ID)
+		if err != nil {
+			return false, err
+		}
+		if snap = saved; snap.Failure != nil {
+			return false, snap.Failure
+		}
+		return snap.Ready, nil
+	})
+	return snap.Snapshot, err
+}
+
+// maxLabel bounds the label of a snapshot, in bytes.
+const maxLabel = 200
+
+// CreateSnapshot implements mayfly.Snapshots.
+func (e *Engine) CreateSnapshot(ctx context.Context, env, label string) (mayfly.Snapshot, error) {
+	if len(label) > maxLabel {
+		return mayfly.Snapshot{}, mayfly.Errorf(mayfly.Invalid, "the label has %d bytes", len(label)).Hint("at most %d", maxLabel)
+	}
+	return e.takeSnapshot(ctx, env, mayfly.ManualSnapshot, label)
+}
+
+// Snapshots implements mayfly.Snapshots.
+func (e *Engine) Snapshots(ctx context.Context, ref string) ([]mayfly.Snapshot, error) {
+	snapshots := []mayfly.Snapshot{}
+	err := e.Store.View(ctx, func(tx *store.Tx) error {
+		env, err := findEnvironment(tx, ref)
+		if err != nil {
+			return err
+		}
+		records, err := decodeAll[snapshot](tx.ListOf(kindSnapshot, env.ID))
+		for _, r := range records {
+			if r.Ready {
+				snapshots = append(snapshots, r.Snapshot)
+			}
+		}
+		return err
+	})
+	return snapshots, err
+}
+
+// Rollback implements mayfly.Snapshots.
+func (e *Engine) Rollback(ctx context.Context, ref, to string) (mayfly.Snapshot, error) {
+	var saved *snapshot
+	err := e.withEnvironment(ctx, ref, func(tx *store.Tx, env *environment) error {
+		if env.Rollback != nil {
+			return mayfly.Errorf(mayfly.Conflict, "environment %s is being rolled back", env.Name).Hint("try again when that is done")
+		}
+		target, err := rollbackTarget(tx, env, to)
+		if err != nil {
+			return err
+		}
+		if saved, err = e.requestSnapshot(tx, env, mayfly.RollbackSnapshot, "", ""); err != nil {
+			return err
+		}
+		env.Rollback = &rollback{To: target.ID, Saved: saved.ID, Actor: mayfly.Actor(ctx)}
+		return nil
+	})
+	if err != nil {
+		return mayfly.Snapshot{}, err
+	}
+	if _, err := e.awaitSnapshot(ctx, saved); err != nil {
+		return mayfly.Snapshot{}, err
+	}
+	_, err = e.awaitPhase(ctx, saved.Environment, func(env *environment) bool {
+		return env.Rollback == nil && env.Phase != mayfly.Pending
+	})
+	if err != nil {
+		return mayfly.Snapshot{}, err
+	}
+	return e.awaitSnapshot(ctx, saved)
+}
+
+// rollbackTarget is the snapshot that a rollback restores: the one asked for,
+// or the baseline of the last run.
+func rollbackTarget(tx *store.Tx, env *environment, ref string) (*snapshot, error) {
+	if ref != "" {
+		return findSnapshot(tx, env, ref)
+	}
+	runs, err := decodeAll[run](tx.ListOf(kindRun, env.ID))
+	if err != nil {
+		return nil, err
+	}
+	for i := len(runs) - 1; i >= 0; i-- {
+		if runs[i].Baseline != "" {
+			return findSnapshot(tx, env, runs[i].Baseline)
+		}
+	}
+	return nil, mayfly.Errorf(mayfly.Invalid, "environment %s has had no run to roll back", env.Name).
+		Hint("name a snapshot; list them with: mayfly snapshot list %s", env.Name)
+}
+
+// Diff implements mayfly.Snapshots.
+func (e *Engine) Diff(ctx context.Context, r mayfly.DiffRequest) (io.ReadCloser, error) {
+	env, err := e.readable(ctx, r.Environment, &r.From, &r.To)
+	if err != nil {
+		return nil, err
+	}
+	return e.Driver.Diff(ctx, env.Handle, env.Spec, r)
+}
+
+// Hash implements mayfly.Snapshots.
+func (e *Engine) Hash(ctx context.Context, ref, snap, path string) (string, error) {
+	env, err := e.readable(ctx, ref, &snap)
+	if err != nil {
+		return "", err
+	}
+	return e.Driver.Hash(ctx, env.Handle, env.Spec, snap, path)
+}
+
+// readable finds an open environment and replaces the references to its
+// snapshots by their ids.
+func (e *Engine) readable(ctx context.Context, ref string, snapshots ...*string) (env *environment, err error) {
+	err = e.Store.View(ctx, func(tx *store.Tx) error {
+		if env, err = findEnvironment(tx, ref); err != nil {
+			return err
+		}
+		if !env.object().Open {
+			return mayfly.Errorf(mayfly.Conflict, "environment %s is deleted, and its files with it", env.Name)
+		}
+		for _, s := range snapshots {
+			if *s == "" {
+				continue
+			}
+			found, err := findSnapshot(tx, env, *s)
+			if err != nil {
+				return err
+			}
+			*s = found.ID
+		}
+		return nil
+	})
+	return env, err
+}

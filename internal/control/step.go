@@ -1,0 +1,546 @@
+package control
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"time"
+
+	"mayfly.dev/mayfly"
+	"mayfly.dev/mayfly/internal/driver"
+	"mayfly.dev/mayfly/internal/store"
+)
+
+// Why an environment is paused or deleted.
+const (
+	whyIdle    = "idle"
+	whyExpired = "its time to live ended"
+	whyRemove  = "its run ended (--rm)"
+	whyUser    = "on request"
+)
+
+// situation is what is saved of one environment when a step begins.
+type situation struct {
+	env       *environment
+	runs      []*run      // open ones, oldest first
+	snapshots []*snapshot // open ones, oldest first
+	next      time.Time   // the nearest deadline; zero for none
+}
+
+// by makes sure that the environment is stepped at t.
+func (s *situation) by(t time.Time) {
+	if s.next.IsZero() || t.Before(s.next) {
+		s.next = t
+	}
+}
+
+func (s *situation) pendingRun() bool {
+	for _, r := range s.runs {
+		if r.Phase == mayfly.RunPending {
+			return true
+		}
+	}
+	return false
+}
+
+// Step moves one environment one move towards what is saved, and says when it
+// wants to be called again; never, with the zero time, unless something
+// changes. It may be called at any time and any number of times, by one
+// caller per environment.
+func (e *Engine) Step(ctx context.Context, id string) (again time.Time, err error) {
+	s, err := e.look(ctx, id)
+	if errors.Is(err, sql.ErrNoRows) {
+		return time.Time{}, nil
+	}
+	if err != nil || !s.env.object().Open {
+		return time.Time{}, err
+	}
+	moves := []func(context.Context, *situation) (moved bool, err error){
+		e.stepDeadlines, e.stepRemoval, e.stepVolume, e.stepSnapshots, e.stepRollback, e.stepSandbox, e.stepRuns,
+	}
+	for _, move := range moves {
+		if moved, err := move(ctx, s); moved || err != nil {
+			return e.Now(), err
+		}
+	}
+	return s.next, nil
+}
+
+func (e *Engine) look(ctx context.Context, id string) (*situation, error) {
+	s := &situation{}
+	err := e.Store.View(ctx, func(tx *store.Tx) (err error) {
+		if s.env, err = get[environment](tx, kindEnvironment, id); err != nil {
+			return err
+		}
+		if s.runs, err = openOf[run](tx, kindRun, id); err != nil {
+			return err
+		}
+		s.snapshots, err = openOf[snapshot](tx, kindSnapshot, id)
+		return err
+	})
+	return s, err
+}
+
+// openOf returns the records of an environment that are not done with.
+func openOf[T any](tx *store.Tx, kind store.Kind, env string) ([]*T, error) {
+	objects, err := tx.ListOf(kind, env)
+	if err != nil {
+		return nil, err
+	}
+	open := objects[:0]
+	for _, o := range objects {
+		if o.Open {
+			open = append(open, o)
+		}
+	}
+	return decodeAll[T](open, nil)
+}
+
+// change applies do to the saved environment, which may be newer than the one
+// that the step began with.
+func (e *Engine) change(ctx context.Context, id string, do func(*store.Tx, *environment) error) error {
+	return e.update(ctx, id, func(tx *store.Tx) error {
+		env, err := get[environment](tx, kindEnvironment, id)
+		if err != nil {
+			return err
+		}
+		if err := do(tx, env); err != nil {
+			return err
+		}
+		return put(tx, env)
+	})
+}
+
+// stepDeadlines turns deadlines that have passed into goals.
+func (e *Engine) stepDeadlines(ctx context.Context, s *situation) (bool, error) {
+	env, now := s.env, e.Now()
+	if env.Goal == goalDeleted {
+		return false, nil
+	}
+	if now.Before(env.ExpiresAt) {
+		s.by(env.ExpiresAt)
+		return e.stepIdle(ctx, s)
+	}
+	end := env.ExpiresAt.Add(expiryGrace(env))
+	switch {
+	case env.Goal != goalPaused && (env.Keep || now.Before(end)):
+		return true, e.setGoal(ctx, env.ID, goalPaused, whyExpired)
+	case env.Keep:
+		return false, nil
+	case !now.Before(end):
+		return true, e.setGoal(ctx, env.ID, goalDeleted, whyExpired)
+	}
+	s.by(end)
+	return false, nil
+}
+
+// expiryGrace is how long an expired environment stands paused before it is
+// deleted, so that a person can still extend it.
+func expiryGrace(env *environment) time.Duration {
+	return min(5*time.Minute, env.ExpiresAt.Sub(env.CreatedAt)/10)
+}
+
+// stepIdle pauses an environment in which nothing has run for long.
+func (e *Engine) stepIdle(ctx context.Context, s *situation) (bool, error) {
+	env := s.env
+	if env.IdleSince.IsZero() || env.IdleTimeout <= 0 || env.Goal != goalReady || env.Phase != mayfly.Ready {
+		return false, nil
+	}
+	if due := env.IdleSince.Add(env.IdleTimeout); e.Now().Before(due) {
+		s.by(due)
+		return false, nil
+	}
+	return true, e.change(ctx, env.ID, func(_ *store.Tx, env *environment) error {
+		if !env.IdleSince.IsZero() && env.Goal == goalReady { // no run has come meanwhile
+			env.Goal, env.Why = goalPaused, whyIdle
+		}
+		return nil
+	})
+}
+
+func (e *Engine) setGoal(ctx context.Context, id string, g goal, why string) error {
+	return e.change(ctx, id, func(_ *store.Tx, env *environment) error {
+		if env.Goal != goalDeleted {
+			env.Goal, env.Why = g, why
+		}
+		return nil
+	})
+}
+
+// stepRemoval is the finalizer: the record closes when everything is gone.
+func (e *Engine) stepRemoval(ctx context.Context, s *situation) (bool, error) {
+	env := s.env
+	if env.Goal != goalDeleted {
+		return false, nil
+	}
+	if env.Phase != mayfly.Deleting {
+		return true, e.change(ctx, env.ID, func(tx *store.Tx, env *environment) error {
+			env.Phase, env.Reason = mayfly.Deleting, env.Why
+			if err := e.condemnRuns(tx, env.ID, "the environment was deleted: "+env.Why); err != nil {
+				return err
+			}
+			return e.emit(tx, serverActor, "environment.deleting", env.ID, "", fields{"reason": env.Why})
+		})
+	}
+	release, err := e.slot(ctx)
+	if err != nil {
+		return false, err
+	}
+	defer release()
+	if err := e.Driver.Stop(ctx, env.Handle); err != nil {
+		return false, fmt.Errorf("stop: %w", err)
+	}
+	exits := e.collectExits(ctx, s)
+	if err := e.Driver.Destroy(ctx, env.Handle); err != nil {
+		return false, fmt.Errorf("destroy: %w", err)
+	}
+	return true, e.change(ctx, env.ID, func(tx *store.Tx, env *environment) error {
+		return e.closeEnvironment(tx, env, exits)
+	})
+}
+
+// condemnRuns notes why the runs of an environment are going to end.
+func (e *Engine) condemnRuns(tx *store.Tx, env, why string) error {
+	runs, err := openOf[run](tx, kindRun, env)
+	for _, r := range runs {
+		if r.Kill == "" && !r.Phase.Ended() {
+			r.Kill = why
+			err = errors.Join(err, put(tx, r))
+		}
+	}
+	return err
+}
+
+// collectExits reads the exit records of runs whose sandbox has been stopped.
+func (e *Engine) collectExits(ctx context.Context, s *situation) map[string]driver.Exit {
+	exits := map[string]driver.Exit{}
+	for _, r := range s.runs {
+		if r.Phase != mayfly.RunRunning {
+			continue
+		}
+		if exit, err := e.Driver.WaitProcess(ctx, s.env.Handle, r.ID); err == nil {
+			exits[r.ID] = exit
+		}
+	}
+	return exits
+}
+
+// closeEnvironment closes all that belongs to an environment that is gone.
+func (e *Engine) closeEnvironment(tx *store.Tx, env *environment, exits map[string]driver.Exit) error {
+	runs, err := openOf[run](tx, kindRun, env.ID)
+	if err != nil {
+		return err
+	}
+	for _, r := range runs {
+		if !r.Phase.Ended() {
+			exit, ok := exits[r.ID]
+			if err := e.endRun(tx, r, exit, ok); err != nil {
+				return err
+			}
+		}
+		r.Settled = true
+		if err := put(tx, r); err != nil {
+			return err
+		}
+	}
+	snapshots, err := tx.ListOf(kindSnapshot, env.ID)
+	if err != nil {
+		return err
+	}
+	for _, o := range snapshots {
+		if err := tx.Delete(kindSnapshot, o.ID); err != nil {
+			return err
+		}
+	}
+	env.Phase, env.DeletedAt, env.Rollback = mayfly.Deleted, e.Now().UTC(), nil
+	if env.Failure != nil {
+		env.Phase, env.Reason = mayfly.Failed, env.Failure.Message
+		return e.emit(tx, serverActor, "environment.failed", env.ID, "", env.Failure)
+	}
+	return e.emit(tx, serverActor, "environment.deleted", env.ID, "", fields{"reason": env.Why})
+}
+
+// slot waits for a place among those who make or remove an environment.
+func (e *Engine) slot(ctx context.Context) (release func(), err error) {
+	select {
+	case e.slots <- struct{}{}:
+		return func() { <-e.slots }, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// fail gives an environment up that could not be made.
+func (e *Engine) fail(ctx context.Context, env *environment, doing string, cause error) error {
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	failure := userError(e.Log, fmt.Errorf("%s: %w", doing, cause), "environment", env.ID)
+	return e.change(ctx, env.ID, func(_ *store.Tx, env *environment) error {
+		env.Failure, env.Goal, env.Why = failure, goalDeleted, failure.Message
+		return nil
+	})
+}
+
+// stepVolume makes the volume of a new environment.
+func (e *Engine) stepVolume(ctx context.Context, s *situation) (bool, error) {
+	env := s.env
+	if env.Phase != mayfly.Pending {
+		return false, nil
+	}
+	release, err := e.slot(ctx)
+	if err != nil {
+		return false, err
+	}
+	defer release()
+	if err := e.Driver.Create(ctx, env.Handle, env.Spec); err != nil {
+		return true, e.fail(ctx, env, "create environment", err)
+	}
+	return false, nil // not saved: creating what exists does nothing, and a commit costs more
+}
+
+// stepSnapshots takes the snapshots that are asked for.
+func (e *Engine) stepSnapshots(ctx context.Context, s *situation) (bool, error) {
+	for _, snap := range s.snapshots {
+		pause, err := e.Driver.Snapshot(ctx, s.env.Handle, snap.ID)
+		if ctx.Err() != nil {
+			return false, ctx.Err()
+		}
+		var failure *mayfly.Error
+		if err != nil {
+			failure = userError(e.Log, fmt.Errorf("take snapshot: %w", err), "environment", s.env.ID)
+		}
+		if err := e.finishSnapshot(ctx, s.env.ID, snap.ID, pause, failure); err != nil {
+			return false, err
+		}
+	}
+	return len(s.snapshots) > 0, nil
+}
+
+func (e *Engine) finishSnapshot(ctx context.Context, env, id string, pause time.Duration, failure *mayfly.Error) error {
+	return e.update(ctx, env, func(tx *store.Tx) error {
+		snap, err := get[snapshot](tx, kindSnapshot, id)
+		if err != nil {
+			return err
+		}
+		snap.Ready, snap.Pause, snap.Failure = failure == nil, pause, failure
+		if err := put(tx, snap); err != nil {
+			return err
+		}
+		if err := e.settleFinal(tx, snap); err != nil {
+			return err
+		}
+		data := fields{"snapshot": id, "number": snap.Number, "kind": snap.Kind}
+		if failure != nil {
+			data["error"] = failure.Message
+			return e.emit(tx, serverActor, "snapshot.failed", env, snap.Run, data)
+		}
+		data["pause_ns"] = pause.Nanoseconds()
+		return e.emit(tx, serverActor, "snapshot.created", env, snap.Run, data)
+	})
+}
+
+// settleFinal closes the run whose last snapshot this is.
+func (e *Engine) settleFinal(tx *store.Tx, snap *snapshot) error {
+	if snap.Kind != mayfly.FinalSnapshot {
+		return nil
+	}
+	r, err := get[run](tx, kindRun, snap.Run)
+	if err != nil {
+		return err
+	}
+	r.Settled = true
+	if snap.Failure != nil {
+		r.Final = ""
+	}
+	return put(tx, r)
+}
+
+// stepRollback puts the volume back to a snapshot, once what it replaces has
+// been captured.
+func (e *Engine) stepRollback(ctx context.Context, s *situation) (bool, error) {
+	env := s.env
+	if env.Rollback == nil {
+		return false, nil
+	}
+	wanted := *env.Rollback
+	var saved *snapshot
+	err := e.update(ctx, env.ID, func(tx *store.Tx) (err error) {
+		if saved, err = get[snapshot](tx, kindSnapshot, wanted.Saved); err != nil {
+			return err
+		}
+		return e.condemnRuns(tx, env.ID, "the environment was rolled back")
+	})
+	if err != nil {
+		return false, err
+	}
+	if saved.Failure == nil {
+		if err := e.Driver.Stop(ctx, env.Handle); err != nil {
+			return false, fmt.Errorf("stop: %w", err)
+		}
+		if err := e.Driver.Rollback(ctx, env.Handle, wanted.To); err != nil {
+			return false, fmt.Errorf("roll back: %w", err)
+		}
+	}
+	exits := e.collectExits(ctx, s)
+	return true, e.change(ctx, env.ID, func(tx *store.Tx, env *environment) error {
+		env.Rollback = nil
+		if saved.Failure != nil {
+			return nil // whoever asked reads the failure from the snapshot
+		}
+		runs, err := openOf[run](tx, kindRun, env.ID)
+		if err != nil {
+			return err
+		}
+		for _, r := range runs {
+			if r.Phase == mayfly.RunPending {
+				continue // asked for later: it starts on what was restored
+			}
+			exit, ok := exits[r.ID]
+			if !r.Phase.Ended() {
+				if err := e.endRun(tx, r, exit, ok); err != nil {
+					return err
+				}
+			}
+			r.Settled = true
+			if err := put(tx, r); err != nil {
+				return err
+			}
+		}
+		env.Phase = mayfly.Pending
+		return e.emit(tx, wanted.Actor, "environment.rolledback", env.ID, "", fields{"to": wanted.To, "saved": wanted.Saved})
+	})
+}
+
+// stepSandbox starts, pauses and resumes the sandbox, and notices its end.
+func (e *Engine) stepSandbox(ctx context.Context, s *situation) (bool, error) {
+	env := s.env
+	seen, err := e.Driver.Inspect(ctx, env.Handle)
+	if err != nil {
+		return false, fmt.Errorf("inspect: %w", err)
+	}
+	there := seen.Sandbox == driver.SandboxAlive || seen.Sandbox == driver.SandboxFrozen
+	switch {
+	case !there && (env.Phase == mayfly.Ready || env.Phase == mayfly.Paused):
+		return true, e.noteStopped(ctx, s)
+	case !there && (env.Phase == mayfly.Pending || s.pendingRun() && env.Goal == goalReady):
+		return true, e.startSandbox(ctx, s)
+	case !there:
+		return false, nil
+	case env.Goal == goalPaused && env.Phase != mayfly.Paused:
+		return true, e.pause(ctx, env)
+	case env.Goal == goalReady && (env.Phase != mayfly.Ready || seen.Sandbox == driver.SandboxFrozen):
+		return true, e.resume(ctx, env, seen.Sandbox)
+	}
+	return false, nil
+}
+
+func (e *Engine) startSandbox(ctx context.Context, s *situation) error {
+	release, err := e.slot(ctx)
+	if err != nil {
+		return err
+	}
+	defer release()
+	first := s.env.ReadyAt.IsZero()
+	if err := e.Driver.Start(ctx, s.env.Handle, s.env.Spec); err != nil {
+		if first {
+			return e.fail(ctx, s.env, "start environment", err)
+		}
+		return e.failPendingRuns(ctx, s, err)
+	}
+	return e.noteReady(ctx, s.env.ID, "environment.ready")
+}
+
+// noteReady saves that the sandbox is up.
+func (e *Engine) noteReady(ctx context.Context, id, event string) error {
+	return e.change(ctx, id, func(tx *store.Tx, env *environment) error {
+		now := e.Now().UTC()
+		env.Phase, env.Reason = mayfly.Ready, ""
+		if env.ReadyAt.IsZero() {
+			env.ReadyAt = now
+		}
+		runs, err := openOf[run](tx, kindRun, id)
+		if err != nil {
+			return err
+		}
+		if env.IdleSince = now; len(runs) > 0 {
+			env.IdleSince = time.Time{}
+		}
+		return e.emit(tx, serverActor, event, id, "", nil)
+	})
+}
+
+// failPendingRuns gives up the runs that wait for a sandbox which cannot be
+// started again; the volume stays as it is.
+func (e *Engine) failPendingRuns(ctx context.Context, s *situation, cause error) error {
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	failure := userError(e.Log, fmt.Errorf("start environment: %w", cause), "environment", s.env.ID)
+	return e.change(ctx, s.env.ID, func(tx *store.Tx, env *environment) error {
+		env.Phase, env.Reason = mayfly.Stopped, failure.Message
+		for _, r := range s.runs {
+			if r.Phase == mayfly.RunPending {
+				if err := e.failRun(tx, r, failure); err != nil {
+					return err
+				}
+			}
+		}
+		return e.emit(tx, serverActor, "environment.stopped", env.ID, "", fields{"error": failure.Message})
+	})
+}
+
+// noteStopped saves that the sandbox ended by itself, after cleaning up.
+func (e *Engine) noteStopped(ctx context.Context, s *situation) error {
+	if err := e.Driver.Stop(ctx, s.env.Handle); err != nil {
+		return fmt.Errorf("clean up: %w", err)
+	}
+	exits := e.collectExits(ctx, s)
+	return e.change(ctx, s.env.ID, func(tx *store.Tx, env *environment) error {
+		runs, err := openOf[run](tx, kindRun, env.ID)
+		if err != nil {
+			return err
+		}
+		for _, r := range runs {
+			if r.Phase != mayfly.RunRunning {
+				continue
+			}
+			exit, ok := exits[r.ID]
+			if err := e.finishRun(tx, env, r, exit, ok); err != nil {
+				return err
+			}
+		}
+		env.Phase, env.Reason = mayfly.Stopped, "its first process ended"
+		return e.emit(tx, serverActor, "environment.stopped", env.ID, "", fields{"reason": env.Reason})
+	})
+}
+
+func (e *Engine) pause(ctx context.Context, env *environment) error {
+	if p, ok := e.Driver.(driver.Pauser); ok {
+		if err := p.Pause(ctx, env.Handle); err != nil {
+			return fmt.Errorf("pause: %w", err)
+		}
+	}
+	return e.change(ctx, env.ID, func(tx *store.Tx, env *environment) error {
+		env.Phase, env.Reason = mayfly.Paused, env.Why
+		return e.emit(tx, serverActor, "environment.paused", env.ID, "", fields{"reason": env.Why})
+	})
+}
+
+// resume thaws the sandbox; it also finishes a snapshot or a start that a
+// crash interrupted.
+func (e *Engine) resume(ctx context.Context, env *environment, seen driver.SandboxState) error {
+	if p, ok := e.Driver.(driver.Pauser); ok && seen == driver.SandboxFrozen {
+		if err := p.Resume(ctx, env.Handle); err != nil {
+			return fmt.Errorf("resume: %w", err)
+		}
+	}
+	switch env.Phase {
+	case mayfly.Ready:
+		return nil
+	case mayfly.Paused:
+		return e.noteReady(ctx, env.ID, "environment.resumed")
+	}
+	return e.noteReady(ctx, env.ID, "environment.ready")
+}
