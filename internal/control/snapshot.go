@@ -87,12 +87,17 @@ func (e *Engine) Snapshots(ctx context.Context, ref string) ([]mayfly.Snapshot, 
 func (e *Engine) Rollback(ctx context.Context, ref, to string) (mayfly.Snapshot, error) {
 	var saved *snapshot
 	err := e.withEnvironment(ctx, ref, func(tx *store.Tx, env *environment) error {
-		if env.Rollback != nil {
-			return mayfly.Errorf(mayfly.Conflict, "environment %s is being rolled back", env.Name).Hint("try again when that is done")
-		}
 		target, err := rollbackTarget(tx, env, to)
 		if err != nil {
 			return err
+		}
+		if env.Rollback != nil {
+			if env.Rollback.To != target.ID {
+				return mayfly.Errorf(mayfly.Conflict, "environment %s is being rolled back to another snapshot", env.Name).
+					Hint("try again when that is done")
+			}
+			saved, err = get[snapshot](tx, kindSnapshot, env.Rollback.Saved)
+			return err // the same request, made again after a crash: wait with it
 		}
 		if saved, err = e.requestSnapshot(tx, env, mayfly.RollbackSnapshot, "", ""); err != nil {
 			return err
