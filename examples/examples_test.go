@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"mayfly.dev/mayfly/internal/manifest"
 )
 
 // goTool runs the go command in dir.
@@ -70,5 +72,15 @@ func TestFixerRepairsTheExampleAlikeForOneSeed(t *testing.T) {
 		if err := json.Unmarshal(line, &c); err != nil || c.Tool == "" {
 			t.Errorf("transcript line %q: tool = %q, error %v", line, c.Tool, err)
 		}
+	}
+}
+
+func TestManifestOfTheExampleIsValid(t *testing.T) {
+	m, err := manifest.Load("freebusy")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if m.Name != "freebusy" || len(m.Setup) == 0 {
+		t.Errorf("got = %+v, want the example's name and its setup", m)
 	}
 }
