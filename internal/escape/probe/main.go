@@ -77,12 +77,12 @@ func report(open bool, detail string) {
 }
 
 // inUserNamespace runs the same probe as root of a new user namespace with
-// mount, network and ipc namespaces of its own.
+// mount, process, network and ipc namespaces of its own.
 func inUserNamespace(args []string) (bool, string) {
 	args = slices.DeleteFunc(slices.Clone(args), func(a string) bool { return a == "-userns" })
 	cmd := exec.Command("/proc/self/exe", args...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS | syscall.CLONE_NEWNET | syscall.CLONE_NEWIPC,
+		Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS | syscall.CLONE_NEWPID | syscall.CLONE_NEWNET | syscall.CLONE_NEWIPC,
 		UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}},
 		GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}},
 	}

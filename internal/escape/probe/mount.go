@@ -15,17 +15,17 @@ import (
 
 func init() {
 	add(map[string]door{
-		"mount":               mount,
-		"mount-new-api":       mountNewAPI,
-		"open-tree":           openTree,
-		"remount-writable":    remountWritable,
-		"unmount":             unmount,
-		"pivot-root":          pivotRoot,
-		"release-agent":       releaseAgent,
-		"user-namespace":      userNamespace,
-		"user-namespace-3":    userNamespaceClone3,
-		"other-namespaces":    otherNamespaces,
-		"escape-mount-in-own": mountInOwn,
+		"mount":                  mount,
+		"mount-new-api":          mountNewAPI,
+		"open-tree":              openTree,
+		"remount-writable":       remountWritable,
+		"unmount":                unmount,
+		"pivot-root":             pivotRoot,
+		"release-agent":          releaseAgent,
+		"user-namespace":         userNamespace,
+		"user-namespace-3":       userNamespaceClone3,
+		"other-namespaces":       otherNamespaces,
+		"mount-in-own-namespace": mountInOwn,
 	})
 }
 
@@ -145,7 +145,7 @@ func releaseAgent(options) (bool, string) {
 		return false, err.Error()
 	}
 	defer os.Remove(dir)
-	for _, controller := range []string{"rdma", "memory", "pids", "freezer", "misc"} {
+	for _, controller := range []string{"rdma", "memory", "pids", "freezer", "misc", "none,name=mayfly-probe"} {
 		if err = unix.Mount("cgroup", dir, "cgroup", 0, controller); err != nil {
 			continue
 		}
@@ -215,8 +215,7 @@ func otherNamespaces(options) (bool, string) {
 	return len(open) > 0, strings.Join(open, " ")
 }
 
-// mountInOwn mounts a fresh proc where it is root of its own namespaces and
-// reaches for the host's parameters through it.
+// mountInOwn mounts a fresh proc as root of namespaces of its own.
 func mountInOwn(o options) (bool, string) {
 	dir, err := os.MkdirTemp(work(), "own")
 	if err != nil {
@@ -226,13 +225,8 @@ func mountInOwn(o options) (bool, string) {
 	if err := unix.Mount("proc", dir, "proc", 0, ""); err != nil {
 		return false, "proc: " + err.Error()
 	}
-	defer unix.Unmount(dir, unix.MNT_DETACH)
-	for _, f := range []string{"sysrq-trigger", "sys/kernel/core_pattern", "sys/kernel/modprobe", "kcore", "kmsg"} {
-		if open, detail := opens(filepath.Join(dir, f), unix.O_WRONLY); open {
-			return true, detail
-		}
-	}
-	return false, "proc mounted, its knobs refused"
+	unix.Unmount(dir, unix.MNT_DETACH)
+	return true, "mounted proc"
 }
 
 // onThread runs f on a thread that is thrown away afterwards, so that what it
