@@ -200,6 +200,25 @@ func TestSignalPassesInputThatNobodyReads(t *testing.T) {
 	p.eventually(t, "end of input", func() bool { return p.closed && p.input.Len() == 4*Window })
 }
 
+func TestClientThatLeavesDoesNotEndTheInput(t *testing.T) {
+	p := newProcess()
+	close(p.read)
+	a, conn := connect(t, t.Context(), p)
+	if _, err := a.Write([]byte("half")); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := readFrame(conn, nil); err != nil { // credit: the input was passed on
+		t.Fatal(err)
+	}
+	a.Close()
+	<-p.done
+	time.Sleep(20 * time.Millisecond)
+	p.eventually(t, "input", func() bool { return p.input.String() == "half" })
+	if p.closed {
+		t.Error("the process saw the end of its input")
+	}
+}
+
 func TestServerTellsWhyItStops(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(t.Context())
 	a, _ := connect(t, ctx, newProcess())

@@ -36,7 +36,7 @@ func Serve(ctx context.Context, conn net.Conn, r *bufio.Reader, a mayfly.Attachm
 	wg.Go(func() {
 		broken = s.readFrames(r)
 		close(clientGone)
-		s.input.close()
+		s.input.abandon()
 		a.Close()
 	})
 	wg.Go(s.passInput)
@@ -168,7 +168,9 @@ func (s *session) passInput() {
 			return
 		}
 	}
-	s.attachment.CloseWrite()
+	if s.input.complete() {
+		s.attachment.CloseWrite()
+	}
 }
 
 // inputQueue holds at most a window of input.
@@ -176,7 +178,8 @@ type inputQueue struct {
 	mu      sync.Mutex // guards the rest
 	changed sync.Cond
 	buf     bytes.Buffer
-	closed  bool
+	closed  bool // the client said that this was all
+	gone    bool // the client left without a word: the process may get more from another
 }
 
 func (q *inputQueue) push(data []byte) error {
@@ -200,12 +203,26 @@ func (q *inputQueue) close() {
 	q.changed.Signal()
 }
 
+// abandon drops what is queued.
+func (q *inputQueue) abandon() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.gone = true
+	q.changed.Signal()
+}
+
+func (q *inputQueue) complete() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.closed && q.buf.Len() == 0
+}
+
 // pop waits for input; false means that there will be no more.
 func (q *inputQueue) pop() ([]byte, bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	for q.buf.Len() == 0 {
-		if q.closed {
+	for q.buf.Len() == 0 || q.gone {
+		if q.closed || q.gone {
 			return nil, false
 		}
 		q.changed.Wait()

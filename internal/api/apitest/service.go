@@ -294,8 +294,11 @@ func (s *Service) ResumeEnvironment(ctx context.Context, ref string) (mayfly.Env
 
 func (s *Service) ExtendEnvironment(ctx context.Context, ref string, ttl time.Duration) (mayfly.Environment, error) {
 	return s.change(ctx, "ExtendEnvironment", ref, s.live, func(e *environment) error {
+		if err := mayfly.CheckTTL(ttl); err != nil {
+			return err
+		}
 		e.ExpiresAt = s.Now().Add(ttl)
-		return mayfly.CheckTTL(ttl)
+		return nil
 	})
 }
 
