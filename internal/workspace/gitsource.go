@@ -75,6 +75,7 @@ func (s *Source) readCommit(ctx context.Context) error {
 	for _, e := range entries {
 		if e.mode == modeSubmodule {
 			submodules = append(submodules, e.path)
+			s.dirs = append(s.dirs, e.path)
 			continue
 		}
 		s.files = append(s.files, file{path: e.path, mode: e.mode, id: e.id, clean: true})
@@ -315,6 +316,7 @@ func (w *workTree) takeSubmodule(l *listing, name, prefix string, depth int) err
 	}
 	if inner == nil || inner.root == l.repo.root {
 		w.empty = append(w.empty, prefix+name)
+		w.s.dirs = append(w.s.dirs, prefix+name) // or git would think it deleted
 		return nil
 	}
 	w.submodules = append(w.submodules, prefix+name)

@@ -6,6 +6,8 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"io/fs"
+	"os"
 	"path"
 	"sort"
 	"time"
@@ -61,7 +63,7 @@ func (s *Source) WriteTar(ctx context.Context, w io.Writer) error {
 				return err
 			}
 		}
-		return nil
+		return s.noteSpecial(t.made)
 	})
 	if err := g.Wait(); err != nil {
 		return err
@@ -72,6 +74,33 @@ func (s *Source) WriteTar(ctx context.Context, w io.Writer) error {
 		}
 	}
 	return t.w.Close()
+}
+
+// noteSpecial looks for FIFOs, sockets and devices, of which git says nothing,
+// in the directories that hold files of the workspace.
+func (s *Source) noteSpecial(dirs map[string]bool) error {
+	if s.repo == nil || s.blobs {
+		return nil
+	}
+	root, err := os.OpenRoot(s.root)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	var special []string
+	for _, dir := range sortedKeys(dirs) {
+		list, err := readDirectory(root, path.Join(".", dir))
+		if err != nil {
+			continue // what matters of it has been read
+		}
+		for _, e := range list {
+			if e.Type()&(fs.ModeNamedPipe|fs.ModeSocket|fs.ModeDevice) != 0 {
+				special = append(special, path.Join(dir, e.Name()))
+			}
+		}
+	}
+	s.noteSome("not files, directories or links, left out", special)
+	return nil
 }
 
 // archive writes entries of a reproducible tar stream.

@@ -84,7 +84,7 @@ type Source struct {
 	branch  string
 	epoch   int64
 	files   []file // sorted by path
-	dirs    []string
+	dirs    []string // to be made even if nothing is in them
 	absent  []string // paths that a sparse checkout leaves out
 	blobs   bool     // contents come from git's objects, not from the disk
 	pending int      // how many paths differ from the commit
@@ -143,18 +143,18 @@ func realDirectory(dir string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("workspace: %w", err)
 	}
-	abs, err = filepath.EvalSymlinks(abs)
+	at, err := filepath.EvalSymlinks(abs)
 	if err != nil {
-		return "", mayfly.Errorf(mayfly.NotFound, "workspace: %w", err)
+		return "", mayfly.Errorf(mayfly.NotFound, "workspace %s: %w", abs, err).Hint("name a directory that exists")
 	}
-	st, err := os.Stat(abs)
+	st, err := os.Stat(at)
 	if err != nil {
-		return "", mayfly.Errorf(mayfly.NotFound, "workspace: %w", err)
+		return "", mayfly.Errorf(mayfly.NotFound, "workspace %s: %w", abs, err).Hint("name a directory that exists")
 	}
 	if !st.IsDir() {
-		return "", mayfly.Errorf(mayfly.Invalid, "workspace: %s is not a directory", dir)
+		return "", mayfly.Errorf(mayfly.Invalid, "workspace: %s is not a directory", abs).Hint("name the directory that holds it")
 	}
-	return abs, nil
+	return at, nil
 }
 
 // seal computes what the lock says once the files are known.
@@ -247,11 +247,14 @@ func (s *Source) Branch() string { return s.branch }
 // Epoch is the commit's time in seconds since 1970, FixedEpoch without one.
 func (s *Source) Epoch() int64 { return s.epoch }
 
-// Notes are remarks for the user: what was left out and why.
+// Notes are remarks for the user: what was left out and why. WriteTar may add
+// some: git does not mention FIFOs, sockets and devices.
 func (s *Source) Notes() []string { return s.notes }
 
 func (s *Source) note(format string, args ...any) {
-	s.notes = append(s.notes, fmt.Sprintf(format, args...))
+	if n := fmt.Sprintf(format, args...); !slices.Contains(s.notes, n) {
+		s.notes = append(s.notes, n)
+	}
 }
 
 // noteSome adds one remark about several paths and names the first few.
