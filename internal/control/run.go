@@ -208,6 +208,14 @@ func (e *Engine) KillRun(ctx context.Context, id string) (mayfly.Run, error) {
 		if err != nil || saved.Phase.Ended() || saved.Kill != "" {
 			return err
 		}
+		env, err := get[environment](tx, kindEnvironment, r.Environment)
+		if err != nil {
+			return err
+		}
+		if env.Phase == mayfly.Paused {
+			return mayfly.Errorf(mayfly.Conflict, "environment %s is paused", env.Name).
+				Hint("mayfly env resume %s, or end everything: mayfly env delete %s", env.Name, env.Name)
+		}
 		saved.Kill = "ended by " + mayfly.Actor(ctx)
 		if err := put(tx, saved); err != nil {
 			return err
@@ -255,6 +263,9 @@ func (e *Engine) stepRuns(ctx context.Context, s *situation) (bool, error) {
 			return true, e.startRun(ctx, s, r)
 		case r.Phase == mayfly.RunRunning:
 			e.watch(s.env, r)
+			if s.env.Phase == mayfly.Paused {
+				continue // nobody inside can take a signal
+			}
 			if moved, err := e.stepKill(ctx, s, r); moved || err != nil {
 				return moved, err
 			}

@@ -177,7 +177,7 @@ func (e *Engine) stepRemoval(ctx context.Context, s *situation) (bool, error) {
 	if env.Phase != mayfly.Deleting {
 		return true, e.change(ctx, env.ID, func(tx *store.Tx, env *environment) error {
 			env.Phase, env.Reason = mayfly.Deleting, env.Why
-			if err := e.condemnRuns(tx, env.ID, "the environment was deleted: "+env.Why); err != nil {
+			if err := e.condemnRuns(tx, env.ID, deletedBecause(env)); err != nil {
 				return err
 			}
 			return e.emit(tx, serverActor, "environment.deleting", env.ID, "", fields{"reason": env.Why})
@@ -200,11 +200,13 @@ func (e *Engine) stepRemoval(ctx context.Context, s *situation) (bool, error) {
 	})
 }
 
-// condemnRuns notes why the runs of an environment are going to end.
+func deletedBecause(env *environment) string { return "the environment was deleted: " + env.Why }
+
+// condemnRuns notes why the running runs of an environment are going to end.
 func (e *Engine) condemnRuns(tx *store.Tx, env, why string) error {
 	runs, err := openOf[run](tx, kindRun, env)
 	for _, r := range runs {
-		if r.Kill == "" && !r.Phase.Ended() {
+		if r.Kill == "" && r.Phase == mayfly.RunRunning {
 			r.Kill = why
 			err = errors.Join(err, put(tx, r))
 		}
@@ -234,6 +236,9 @@ func (e *Engine) closeEnvironment(tx *store.Tx, env *environment, exits map[stri
 	}
 	for _, r := range runs {
 		if !r.Phase.Ended() {
+			if r.Kill == "" {
+				r.Kill = deletedBecause(env)
+			}
 			exit, ok := exits[r.ID]
 			if err := e.endRun(tx, r, exit, ok); err != nil {
 				return err

@@ -29,9 +29,8 @@ type Spec struct {
 
 // Observed is what is there of an environment.
 type Observed struct {
-	Volume    bool // the volume exists
-	Sandbox   SandboxState
-	Snapshots []string // ids on disk
+	Volume  bool // the volume exists
+	Sandbox SandboxState
 }
 
 // SandboxState is what is there of a sandbox.

@@ -185,7 +185,7 @@ func (m *Memory) Inspect(ctx context.Context, h driver.Handle) (driver.Observed,
 	if e == nil {
 		return driver.Observed{Sandbox: driver.SandboxGone}, nil
 	}
-	return driver.Observed{Volume: e.files != nil, Sandbox: e.sandbox, Snapshots: slices.Sorted(maps.Keys(e.snapshots))}, nil
+	return driver.Observed{Volume: e.files != nil, Sandbox: e.sandbox}, nil
 }
 
 // Stop implements driver.Driver.

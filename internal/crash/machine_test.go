@@ -1,0 +1,241 @@
+package crash
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"mayfly.dev/mayfly"
+	"mayfly.dev/mayfly/client"
+	"mayfly.dev/mayfly/internal/image/host"
+	"mayfly.dev/mayfly/internal/manifest"
+)
+
+// binaries is where TestMain put mayfly and its guest.
+var binaries string
+
+// installation is a state directory whose server is started and killed.
+type installation struct {
+	t      *testing.T
+	dir    string
+	id     string // names the cgroups
+	client *client.Client
+	server *exec.Cmd
+	died   chan struct{} // closed when server has been reaped
+	lock   mayfly.Lock
+}
+
+func install(t *testing.T) *installation {
+	in := &installation{t: t, dir: filepath.Join(t.TempDir(), "state")}
+	in.client = client.New(filepath.Join(in.dir, "mayfly.sock"))
+	t.Cleanup(in.tearDown)
+	in.start()
+	in.prepare()
+	return in
+}
+
+// start starts the server and returns when it answers.
+func (in *installation) start() {
+	in.t.Helper()
+	log, err := os.OpenFile(in.dir+".log", os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		in.t.Fatal(err)
+	}
+	defer log.Close()
+	in.server = exec.Command(filepath.Join(binaries, "mayfly"), "--state", in.dir, "serve")
+	in.server.Stderr = log
+	if err := in.server.Start(); err != nil {
+		in.t.Fatal(err)
+	}
+	died := make(chan struct{})
+	in.died = died
+	go func(server *exec.Cmd) { server.Wait(); close(died) }(in.server)
+	for deadline := time.Now().Add(30 * time.Second); ; {
+		info, err := in.client.Info(context.Background())
+		if err == nil {
+			in.id = info.Installation
+			return
+		}
+		select {
+		case <-died:
+			in.t.Fatalf("the server ended at its start:\n%s", in.logTail())
+		case <-time.After(2 * time.Millisecond):
+		}
+		if time.Now().After(deadline) {
+			in.t.Fatalf("the server does not answer: %v\n%s", err, in.logTail())
+		}
+	}
+}
+
+func (in *installation) logTail() string {
+	text, _ := os.ReadFile(in.dir + ".log")
+	return string(text[max(0, len(text)-4000):])
+}
+
+// kill ends the server as a power cut would, as far as a process can tell.
+func (in *installation) kill() {
+	in.server.Process.Kill()
+	<-in.died
+	in.client.Close()
+}
+
+// stop ends the server politely.
+func (in *installation) stop() {
+	in.t.Helper()
+	in.server.Process.Signal(syscall.SIGTERM)
+	select {
+	case <-in.died:
+	case <-time.After(30 * time.Second):
+		in.t.Errorf("the server does not stop\n%s", in.logTail())
+		in.kill()
+	}
+	in.client.Close()
+}
+
+// prepare makes the template: the host's programs and one file.
+func (in *installation) prepare() {
+	in.t.Helper()
+	digest, err := host.Digest()
+	if err != nil {
+		in.t.Fatal(err)
+	}
+	content := []byte("start\n")
+	sum := sha256.Sum256(content)
+	in.lock, err = manifest.Resolve(manifest.Manifest{Name: "crash"},
+		mayfly.LockedBase{Kind: "host", Digest: digest},
+		mayfly.LockedWorkspace{Digest: "sha256:" + hex.EncodeToString(sum[:]), Files: 1}, nil, 1)
+	if err != nil {
+		in.t.Fatal(err)
+	}
+	var buf bytes.Buffer
+	w := tar.NewWriter(&buf)
+	w.WriteHeader(&tar.Header{Name: "file", Mode: 0o644, Uid: 1000, Gid: 1000, Size: int64(len(content)), Typeflag: tar.TypeReg})
+	w.Write(content)
+	w.Close()
+	if _, err := in.client.PutTemplate(context.Background(), in.lock, &buf, io.Discard); err != nil {
+		in.t.Fatalf("prepare template: %v\n%s", err, in.logTail())
+	}
+}
+
+// tearDown removes what a failed test left.
+func (in *installation) tearDown() {
+	if in.server.ProcessState == nil {
+		in.kill()
+	}
+	for _, dir := range in.cgroups() {
+		os.WriteFile(filepath.Join(dir, "cgroup.kill"), []byte("1"), 0)
+		if procs, err := os.ReadFile(filepath.Join(dir, "cgroup.procs")); err == nil {
+			for _, pid := range strings.Fields(string(procs)) {
+				var n int
+				fmt.Sscan(pid, &n)
+				syscall.Kill(n, syscall.SIGKILL)
+			}
+		}
+	}
+	for range 100 {
+		left := in.cgroups()
+		for i := len(left) - 1; i >= 0; i-- {
+			os.Remove(left[i])
+		}
+		if len(left) == 0 {
+			break
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	syscall.Unmount(filepath.Join(in.dir, "pool"), syscall.MNT_DETACH)
+}
+
+// cgroups lists the groups of the installation, parents first.
+func (in *installation) cgroups() (dirs []string) {
+	if in.id == "" {
+		return nil
+	}
+	filepath.WalkDir("/sys/fs/cgroup", func(path string, d fs.DirEntry, err error) error {
+		if err == nil && d.IsDir() && strings.Contains(path, "mayfly-"+in.id) {
+			dirs = append(dirs, path)
+		}
+		return nil
+	})
+	return dirs
+}
+
+// leftovers names everything that the installation has left on the machine
+// beside its state files; the server has stopped.
+func (in *installation) leftovers() (left []string) {
+	for _, dir := range in.cgroups() {
+		left = append(left, "cgroup "+dir)
+	}
+	mounts, _ := os.ReadFile("/proc/self/mountinfo")
+	for line := range strings.Lines(string(mounts)) {
+		if strings.Contains(line, in.dir) {
+			left = append(left, "mount "+line)
+		}
+	}
+	loops, _ := filepath.Glob("/sys/block/loop*/loop/backing_file")
+	for _, loop := range loops {
+		if file, err := os.ReadFile(loop); err == nil && strings.Contains(string(file), in.dir) {
+			left = append(left, "loop device "+loop)
+		}
+	}
+	processes, _ := filepath.Glob("/proc/[0-9]*")
+	for _, p := range processes {
+		info, _ := os.ReadFile(p + "/mountinfo")
+		cgroup, _ := os.ReadFile(p + "/cgroup")
+		if strings.Contains(string(cgroup), "mayfly-"+in.id) || strings.Contains(string(info), in.dir) {
+			name, _ := os.ReadFile(p + "/comm")
+			left = append(left, fmt.Sprintf("process %s %s", filepath.Base(p), strings.TrimSpace(string(name))))
+		}
+	}
+	return left
+}
+
+// volumes lists the directories of environments while the pool is mounted.
+func (in *installation) volumes() (left []string) {
+	entries, err := os.ReadDir(filepath.Join(in.dir, "pool", "envs"))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		in.t.Error(err)
+	}
+	for _, e := range entries {
+		left = append(left, e.Name())
+	}
+	return left
+}
+
+// checkLedger reads the journal from its files and checks that every event is
+// there once and in order.
+func (in *installation) checkLedger() (events int) {
+	in.t.Helper()
+	files, _ := filepath.Glob(filepath.Join(in.dir, "ledger", "*.jsonl"))
+	seen := map[string]bool{}
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			in.t.Fatal(err)
+		}
+		for line := range strings.Lines(string(text)) {
+			var e mayfly.Event
+			if err := json.Unmarshal([]byte(line), &e); err != nil {
+				in.t.Fatalf("event %d: %v", events+1, err)
+			}
+			if events++; e.Seq != uint64(events) || seen[e.ID] {
+				in.t.Errorf("event %d has number %d and id %s (seen: %v)", events, e.Seq, e.ID, seen[e.ID])
+			}
+			seen[e.ID] = true
+		}
+	}
+	return events
+}

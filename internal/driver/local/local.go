@@ -1,0 +1,433 @@
+// Package local is the driver for one Linux machine: volumes on a
+// copy-on-write pool, sandboxes upon them, and a guest in each.
+package local
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"maps"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"mayfly.dev/mayfly"
+	"mayfly.dev/mayfly/internal/driver"
+	"mayfly.dev/mayfly/internal/guest"
+	"mayfly.dev/mayfly/internal/sandbox"
+	"mayfly.dev/mayfly/internal/volume"
+)
+
+// Options are the parts of a Driver.
+type Options struct {
+	Dir      string // for the descriptions of templates
+	Pool     volume.Pool
+	Runtimes map[mayfly.Isolation]func() (sandbox.Runtime, error) // made when first used
+	Log      *slog.Logger
+}
+
+// Driver is a driver.Driver and a driver.Pauser.
+type Driver struct {
+	dir      string
+	pool     volume.Pool
+	runtimes map[mayfly.Isolation]func() (sandbox.Runtime, error)
+	log      *slog.Logger
+}
+
+var (
+	_ driver.Driver = (*Driver)(nil)
+	_ driver.Pauser = (*Driver)(nil)
+)
+
+// New makes a driver.
+func New(o Options) *Driver {
+	return &Driver{dir: o.Dir, pool: o.Pool, runtimes: o.Runtimes, log: o.Log}
+}
+
+// Close implements driver.Driver. A pool that live environments use stays
+// mounted for the next server.
+func (d *Driver) Close() error { return d.pool.Close() }
+
+// runtime returns the runtime of an isolation.
+func (d *Driver) runtime(i mayfly.Isolation) (sandbox.Runtime, error) {
+	open, ok := d.runtimes[cmp.Or(i, mayfly.Native)]
+	if !ok {
+		return nil, mayfly.Errorf(mayfly.Unsupported, "isolation %q is not built in", i)
+	}
+	return open()
+}
+
+// Create implements driver.Driver.
+func (d *Driver) Create(ctx context.Context, h driver.Handle, s driver.Spec) error {
+	if _, err := d.runtime(h.Isolation); err != nil {
+		return err // before anything is made
+	}
+	var err error
+	if s.From != nil {
+		err = d.pool.Fork(ctx, h.Environment, s.From.Environment, s.From.Snapshot)
+	} else {
+		err = d.pool.Create(ctx, h.Environment)
+	}
+	if err != nil {
+		return fmt.Errorf("create volume: %w", err)
+	}
+	if l, ok := d.pool.(volume.Limiter); ok && s.Limits.Disk > 0 {
+		if err := l.SetLimit(ctx, h.Environment, s.Limits.Disk); err != nil {
+			return fmt.Errorf("limit volume: %w", err)
+		}
+	}
+	return nil
+}
+
+// Start implements driver.Driver.
+func (d *Driver) Start(ctx context.Context, h driver.Handle, s driver.Spec) error {
+	rt, err := d.runtime(h.Isolation)
+	if err != nil {
+		return err
+	}
+	spec, err := d.sandboxSpec(h, s)
+	if err != nil {
+		return err
+	}
+	if err := rt.Start(ctx, spec); err != nil {
+		return fmt.Errorf("start sandbox: %w", err)
+	}
+	return nil
+}
+
+// sandboxSpec says how the sandbox of an environment is put together.
+func (d *Driver) sandboxSpec(h driver.Handle, s driver.Spec) (sandbox.Spec, error) {
+	t, err := d.template(s.Template)
+	if err != nil {
+		return sandbox.Spec{}, err
+	}
+	lower, err := d.layers(t, s.Template)
+	if err != nil {
+		return sandbox.Spec{}, err
+	}
+	return d.assemble(h, t, lower, s), nil
+}
+
+func (d *Driver) assemble(h driver.Handle, t description, lower []string, s driver.Spec) sandbox.Spec {
+	live := d.pool.Live(h.Environment)
+	return sandbox.Spec{
+		Environment: h.Environment,
+		Host:        d.pool.Host(h.Environment),
+		Lower:       lower,
+		Upper:       live.Upper,
+		Work:        live.Work,
+		DB:          live.DB,
+		Binds:       t.Binds,
+		Env:         t.variables(s.Env),
+		Limits:      s.Limits,
+		UIDBase:     h.UIDBase,
+		Nested:      t.Lock.Nested,
+	}
+}
+
+// variables are the environment variables of every process: the same in all
+// environments of a template, so that runs compare.
+func (t description) variables(own map[string]string) []string {
+	vars := map[string]string{
+		"PATH":  "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+		"SHELL": "/bin/sh",
+		"LANG":  "C.UTF-8",
+	}
+	maps.Copy(vars, t.ImageEnv)
+	maps.Copy(vars, map[string]string{
+		"HOME":              sandbox.Home,
+		"USER":              sandbox.User,
+		"LOGNAME":           sandbox.User,
+		"TZ":                "UTC",
+		"SOURCE_DATE_EPOCH": strconv.FormatInt(t.Lock.Epoch, 10),
+		"PYTHONHASHSEED":    strconv.FormatUint(t.Lock.Seed%(1<<32), 10),
+		"MAYFLY_SEED":       strconv.FormatUint(t.Lock.Seed, 10),
+	})
+	maps.Copy(vars, t.Lock.Env)
+	maps.Copy(vars, own)
+	return list(vars)
+}
+
+// list sorts variables into the form that processes take them in.
+func list(vars map[string]string) []string {
+	out := make([]string, 0, len(vars))
+	for _, k := range slices.Sorted(maps.Keys(vars)) {
+		out = append(out, k+"="+vars[k])
+	}
+	return out
+}
+
+// Inspect implements driver.Driver.
+func (d *Driver) Inspect(ctx context.Context, h driver.Handle) (driver.Observed, error) {
+	seen := driver.Observed{Sandbox: driver.SandboxGone}
+	if _, err := os.Lstat(d.pool.Live(h.Environment).Upper); err == nil {
+		seen.Volume = true
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return seen, fmt.Errorf("inspect volume: %w", err)
+	}
+	rt, err := d.runtime(h.Isolation)
+	if err != nil {
+		return seen, err
+	}
+	state, err := rt.Inspect(ctx, h.Environment)
+	if err != nil {
+		return seen, fmt.Errorf("inspect sandbox: %w", err)
+	}
+	seen.Sandbox = map[sandbox.State]driver.SandboxState{
+		sandbox.Gone: driver.SandboxGone, sandbox.Alive: driver.SandboxAlive,
+		sandbox.Frozen: driver.SandboxFrozen, sandbox.Remains: driver.SandboxRemains,
+	}[state]
+	return seen, nil
+}
+
+// Stop implements driver.Driver. Without a record of the isolation it stops
+// whatever has the environment's name.
+func (d *Driver) Stop(ctx context.Context, h driver.Handle) error {
+	if h.Isolation != "" {
+		rt, err := d.runtime(h.Isolation)
+		if err == nil {
+			err = rt.Stop(ctx, h.Environment)
+		}
+		if err != nil && !errors.Is(err, errors.ErrUnsupported) {
+			return fmt.Errorf("stop sandbox: %w", err)
+		}
+		if err == nil {
+			return nil
+		}
+	}
+	return d.eachRuntime(func(rt sandbox.Runtime) error { return rt.Stop(ctx, h.Environment) })
+}
+
+// eachRuntime calls do for every runtime that this machine can offer.
+func (d *Driver) eachRuntime(do func(sandbox.Runtime) error) error {
+	for _, isolation := range slices.Sorted(maps.Keys(d.runtimes)) {
+		rt, err := d.runtimes[isolation]()
+		if errors.Is(err, errors.ErrUnsupported) {
+			continue
+		}
+		if err == nil {
+			err = do(rt)
+		}
+		if err != nil {
+			return fmt.Errorf("%s sandbox: %w", isolation, err)
+		}
+	}
+	return nil
+}
+
+// Destroy implements driver.Driver.
+func (d *Driver) Destroy(ctx context.Context, h driver.Handle) error {
+	if err := d.Stop(ctx, h); err != nil {
+		return err
+	}
+	if err := d.pool.Destroy(ctx, h.Environment); err != nil {
+		return fmt.Errorf("destroy volume: %w", err)
+	}
+	return nil
+}
+
+// List implements driver.Driver.
+func (d *Driver) List(ctx context.Context) ([]driver.Handle, error) {
+	ids, err := d.pool.Volumes(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("list volumes: %w", err)
+	}
+	err = d.eachRuntime(func(rt sandbox.Runtime) error {
+		more, err := rt.List(ctx)
+		ids = append(ids, more...)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	slices.Sort(ids)
+	var handles []driver.Handle
+	for _, id := range slices.Compact(ids) {
+		handles = append(handles, driver.Handle{Environment: id})
+	}
+	return handles, nil
+}
+
+// Pause implements driver.Pauser.
+func (d *Driver) Pause(ctx context.Context, h driver.Handle) error {
+	rt, err := d.runtime(h.Isolation)
+	if err != nil {
+		return err
+	}
+	return rt.Freeze(ctx, h.Environment)
+}
+
+// Resume implements driver.Pauser.
+func (d *Driver) Resume(ctx context.Context, h driver.Handle) error {
+	rt, err := d.runtime(h.Isolation)
+	if err != nil {
+		return err
+	}
+	return rt.Thaw(ctx, h.Environment)
+}
+
+// Snapshot implements driver.Driver. What the environment has written is
+// flushed before it is frozen, so that it stands still for the snapshot only.
+func (d *Driver) Snapshot(ctx context.Context, h driver.Handle, snapshot string) (time.Duration, error) {
+	if _, err := os.Lstat(d.pool.At(h.Environment, snapshot).Upper); err == nil {
+		return 0, nil
+	}
+	rt, err := d.runtime(h.Isolation)
+	if err != nil {
+		return 0, err
+	}
+	state, err := rt.Inspect(ctx, h.Environment)
+	if err != nil {
+		return 0, fmt.Errorf("inspect sandbox: %w", err)
+	}
+	if state != sandbox.Alive {
+		return 0, d.pool.Snapshot(ctx, h.Environment, snapshot)
+	}
+	if err := syncFilesystem(d.pool.Live(h.Environment).Upper); err != nil {
+		return 0, fmt.Errorf("flush volume: %w", err)
+	}
+	began := time.Now()
+	if err := rt.Freeze(ctx, h.Environment); err != nil {
+		return 0, fmt.Errorf("freeze: %w", err)
+	}
+	err = d.pool.Snapshot(ctx, h.Environment, snapshot)
+	if thaw := rt.Thaw(context.WithoutCancel(ctx), h.Environment); thaw != nil {
+		err = errors.Join(err, fmt.Errorf("thaw: %w", thaw))
+	}
+	return time.Since(began), err
+}
+
+func syncFilesystem(path string) error {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	return unix.Syncfs(fd)
+}
+
+// RemoveSnapshot implements driver.Driver.
+func (d *Driver) RemoveSnapshot(ctx context.Context, h driver.Handle, snapshot string) error {
+	return d.pool.RemoveSnapshot(ctx, h.Environment, snapshot)
+}
+
+// Rollback implements driver.Driver.
+func (d *Driver) Rollback(ctx context.Context, h driver.Handle, snapshot string) error {
+	return d.pool.Rollback(ctx, h.Environment, snapshot)
+}
+
+// dial connects to the guest of an environment.
+func (d *Driver) dial(ctx context.Context, h driver.Handle) (net.Conn, error) {
+	rt, err := d.runtime(h.Isolation)
+	if err != nil {
+		return nil, err
+	}
+	conn, err := rt.Dial(ctx, sandbox.Spec{Environment: h.Environment, Host: d.pool.Host(h.Environment), UIDBase: h.UIDBase})
+	if err != nil {
+		return nil, fmt.Errorf("connect to guest: %w", err)
+	}
+	return conn, nil
+}
+
+// StartProcess implements driver.Driver.
+func (d *Driver) StartProcess(ctx context.Context, h driver.Handle, s driver.Spec, p driver.Process) error {
+	vars := map[string]string{}
+	if p.TTY {
+		vars["TERM"] = "xterm-256color"
+	}
+	maps.Copy(vars, p.Env)
+	conn, err := d.dial(ctx, h)
+	if err != nil {
+		return err
+	}
+	return guest.Start(ctx, conn, guest.Command{
+		Run: p.Run, Argv: p.Command, Env: list(vars),
+		Dir: cmp.Or(p.Dir, sandbox.Workspace), TTY: p.TTY, Rows: p.Rows, Cols: p.Cols,
+		Stdin: p.Stdin, Output: p.Output,
+	})
+}
+
+// WaitProcess implements driver.Driver.
+func (d *Driver) WaitProcess(ctx context.Context, h driver.Handle, run string) (driver.Exit, error) {
+	for {
+		exit, err := guest.ReadExit(d.pool.Host(h.Environment), run)
+		if err == nil || !errors.Is(err, fs.ErrNotExist) {
+			return driverExit(exit), err
+		}
+		seen, err := d.Inspect(ctx, h)
+		if err != nil {
+			return driver.Exit{}, err
+		}
+		if seen.Sandbox == driver.SandboxGone || seen.Sandbox == driver.SandboxRemains {
+			// The record may have been written between the two looks.
+			if exit, err := guest.ReadExit(d.pool.Host(h.Environment), run); err == nil {
+				return driverExit(exit), nil
+			}
+			return driver.Exit{}, mayfly.Errorf(mayfly.NotFound, "nothing recorded the end of run %s", run)
+		}
+		if exit, err := d.askExit(ctx, h, run); err == nil || mayfly.KindOf(err) == mayfly.NotFound || ctx.Err() != nil {
+			return exit, err
+		}
+		select { // the guest went away while it was asked: look again
+		case <-time.After(10 * time.Millisecond):
+		case <-ctx.Done():
+			return driver.Exit{}, ctx.Err()
+		}
+	}
+}
+
+func (d *Driver) askExit(ctx context.Context, h driver.Handle, run string) (driver.Exit, error) {
+	conn, err := d.dial(ctx, h)
+	if err != nil {
+		return driver.Exit{}, err
+	}
+	exit, err := guest.Wait(ctx, conn, run)
+	return driverExit(exit), err
+}
+
+func driverExit(e guest.Exit) driver.Exit {
+	reason := e.Reason
+	if reason == "" && e.OOM {
+		reason = "a process was killed: the memory limit was reached"
+	}
+	return driver.Exit{Code: e.Code, Reason: reason, Ended: e.Ended, Usage: e.Usage}
+}
+
+// SignalProcess implements driver.Driver.
+func (d *Driver) SignalProcess(ctx context.Context, h driver.Handle, run string, signal int) error {
+	if _, err := guest.ReadExit(d.pool.Host(h.Environment), run); err == nil {
+		return nil
+	}
+	conn, err := d.dial(ctx, h)
+	if err != nil {
+		return err
+	}
+	return guest.Signal(ctx, conn, run, syscall.Signal(signal))
+}
+
+// Attach implements driver.Driver.
+func (d *Driver) Attach(ctx context.Context, h driver.Handle, run string, follow bool) (mayfly.Attachment, error) {
+	host := d.pool.Host(h.Environment)
+	if follow {
+		if conn, err := d.dial(ctx, h); err == nil {
+			return guest.Attach(ctx, conn, host, run, true)
+		} else if ctx.Err() != nil {
+			return nil, err
+		}
+	}
+	return guest.OpenLog(host, run)
+}
+
+// templatePath is where a template's description is kept.
+func (d *Driver) templatePath(digest string) string {
+	return filepath.Join(d.dir, layerName("", digest)+".json")
+}
