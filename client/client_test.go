@@ -144,8 +144,10 @@ func TestAnswersAreThoseOfTheServiceItself(t *testing.T) {
 			l, err := s.Environments(ctx, mayfly.EnvironmentFilter{Labels: map[string]string{"pr": "8"}})
 			return len(l), err
 		},
-		"run":       func(s mayfly.Service) (any, error) { return s.Run(ctx, run.ID) },
-		"runs":      func(s mayfly.Service) (any, error) { return s.Runs(ctx, mayfly.RunFilter{Environment: run.Environment}) },
+		"run": func(s mayfly.Service) (any, error) { return s.Run(ctx, run.ID) },
+		"runs": func(s mayfly.Service) (any, error) {
+			return s.Runs(ctx, mayfly.RunFilter{Environment: run.Environment})
+		},
 		"wait":      func(s mayfly.Service) (any, error) { return s.WaitRun(ctx, run.ID) },
 		"kill":      func(s mayfly.Service) (any, error) { return s.KillRun(ctx, run.ID) },
 		"snapshots": func(s mayfly.Service) (any, error) { return s.Snapshots(ctx, run.Environment) },
