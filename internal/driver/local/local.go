@@ -429,5 +429,5 @@ func (d *Driver) Attach(ctx context.Context, h driver.Handle, run string, follow
 
 // templatePath is where a template's description is kept.
 func (d *Driver) templatePath(digest string) string {
-	return filepath.Join(d.dir, layerName("", digest)+".json")
+	return filepath.Join(d.dir, layerName("tpl-", digest)+".json")
 }
