@@ -54,7 +54,7 @@ escape:
 agents:
 	@scripts/setup.sh agents
 	@$(MAKE) --no-print-directory build
-	@MAYFLY_AGENTS=1 CGO_ENABLED=0 $(GO) run ./internal/testreport -count=1 -timeout 30m ./internal/agents/...
+	@CGO_ENABLED=0 $(GO) run ./internal/testreport -tags agents -count=1 -timeout 30m ./internal/agents
 
 check:
 	@scripts/setup.sh check
