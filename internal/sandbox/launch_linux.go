@@ -1,0 +1,320 @@
+package sandbox
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"mayfly.dev/mayfly"
+	"mayfly.dev/mayfly/internal/sandbox/boot"
+)
+
+// Names in an environment's host directory.
+const (
+	socketName = "guest.sock"
+	runsName   = "runs"
+	logName    = "guest.log" // what the guest says when it breaks
+)
+
+// process is a guest that this process started.
+type process struct {
+	pid   int
+	pidfd *os.File
+	done  chan struct{} // closed when it is reaped, or forgotten
+	once  sync.Once
+}
+
+// forget stops waiting for the process.
+func (p *process) forget() { p.pidfd.SetReadDeadline(time.Unix(1, 0)) }
+
+// start makes everything that a sandbox consists of. The guest starts first;
+// the mounts are made while it loads.
+func (n *Native) start(ctx context.Context, s Spec) error {
+	limits := s.Limits
+	tasks := max(limits.PIDs, minTasks)
+	if limits.PIDs > 0 {
+		// Commands are held to their number by RLIMIT_NPROC, which does not
+		// count the guest. A guest that cannot make a thread would break.
+		limits.PIDs = tasks + reserve
+	}
+	if err := n.cgroups.Create(s.Environment, limits); err != nil {
+		return err
+	}
+	if err := prepareHost(s); err != nil {
+		return err
+	}
+	listener, err := listen(s.Host)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(listener)
+	ours, theirs, err := socketpair()
+	if err != nil {
+		return err
+	}
+	defer ours.Close()
+	p, err := n.launch(s, theirs, listener)
+	theirs.Close()
+	if err != nil {
+		return err
+	}
+	m, err := assemble(s, p.pid)
+	if err != nil {
+		return err
+	}
+	defer m.close()
+	kills, err := n.cgroups.OpenKills(s.Environment)
+	if err != nil {
+		return err
+	}
+	defer kills.Close()
+	nested := 0
+	if s.Nested {
+		nested = 1
+	}
+	config := boot.Config{
+		Hostname: Hostname, Nested: s.Nested, UID: UID, GID: GID,
+		SharedMemory: sharedMemory(limits.Memory), Filter: n.filters[nested],
+		Env: s.Env, Binds: m.targets,
+	}
+	if limits.PIDs > 0 {
+		config.Tasks = uint64(tasks)
+	}
+	fds := append([]int{m.root, m.runs, int(kills.Fd())}, m.binds...)
+	if err := boots(ctx, ours, config, fds); err != nil {
+		return fmt.Errorf("%w%s", err, lastWords(s.Host))
+	}
+	return nil
+}
+
+// sharedMemory is the size of /dev/shm: it counts as memory, so it may be
+// large, but not all there is.
+func sharedMemory(memory int64) uint64 {
+	if memory <= 0 {
+		return 1 << 30
+	}
+	return uint64(max(memory/2, 1<<20))
+}
+
+// prepareHost makes the directory that the guest writes to, and a new work
+// directory: the kernel refuses one that a volatile overlay left behind.
+func prepareHost(s Spec) error {
+	if err := os.Mkdir(filepath.Join(s.Host, runsName), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("prepare host directory: %w", err)
+	}
+	if err := os.RemoveAll(s.Work); err != nil {
+		return fmt.Errorf("remove old work directory: %w", err)
+	}
+	if err := os.Mkdir(s.Work, 0o700); err != nil {
+		return fmt.Errorf("make work directory: %w", err)
+	}
+	return nil
+}
+
+// socketPath returns a short name of the guest's socket, valid while dir is
+// open: socket addresses hold 107 bytes.
+func socketPath(host string) (path string, dir *os.File, err error) {
+	dir, err = os.OpenFile(host, unix.O_PATH|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return "", nil, err
+	}
+	return "/proc/self/fd/" + strconv.Itoa(int(dir.Fd())) + "/" + socketName, dir, nil
+}
+
+// listen binds the guest's socket. It holds no reference to anything of this
+// process, so that the guest is its only owner.
+func listen(host string) (int, error) {
+	path, dir, err := socketPath(host)
+	if err != nil {
+		return -1, fmt.Errorf("listen for the guest: %w", err)
+	}
+	defer dir.Close()
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return -1, fmt.Errorf("listen for the guest: %w", err)
+	}
+	if err := unix.Unlink(path); err != nil && err != unix.ENOENT {
+		unix.Close(fd)
+		return -1, fmt.Errorf("remove the former guest's socket: %w", err)
+	}
+	err = unix.Fchmod(fd, 0o600) // decides the mode of the name to come
+	if err == nil {
+		err = unix.Bind(fd, &unix.SockaddrUnix{Name: path})
+	}
+	if err == nil {
+		err = unix.Listen(fd, 128)
+	}
+	if err != nil {
+		unix.Close(fd)
+		return -1, fmt.Errorf("listen for the guest: %w", err)
+	}
+	return fd, nil
+}
+
+func socketpair() (ours, theirs *os.File, err error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, fmt.Errorf("make boot socket: %w", err)
+	}
+	unix.SetNonblock(fds[0], true)
+	return os.NewFile(uintptr(fds[0]), "boot"), os.NewFile(uintptr(fds[1]), "boot"), nil
+}
+
+// launch starts the guest in namespaces of its own, inside the environment's
+// control groups from its first instruction on.
+func (n *Native) launch(s Spec, bootSocket *os.File, listener int) (*process, error) {
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer null.Close()
+	log, err := os.OpenFile(filepath.Join(s.Host, logName), os.O_WRONLY|os.O_CREATE|os.O_TRUNC|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("open guest log: %w", err)
+	}
+	defer log.Close()
+	group, err := n.cgroups.Directory(s.Environment)
+	if err != nil {
+		return nil, fmt.Errorf("open control group: %w", err)
+	}
+	ids := []syscall.SysProcIDMap{{ContainerID: 0, HostID: int(s.UIDBase), Size: 65536}}
+	pidfd := -1
+	attr := &syscall.SysProcAttr{
+		// The cgroup namespace is made by the guest: made here, it would
+		// begin at this process's group.
+		Cloneflags: unix.CLONE_NEWUSER | unix.CLONE_NEWNS | unix.CLONE_NEWPID |
+			unix.CLONE_NEWNET | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS,
+		UidMappings: ids, GidMappings: ids, GidMappingsEnableSetgroups: true,
+		Credential: &syscall.Credential{Uid: 0, Gid: 0},
+		Setsid:     true,
+		PidFD:      &pidfd,
+	}
+	if group != nil {
+		defer group.Close()
+		attr.UseCgroupFD, attr.CgroupFD = true, int(group.Fd())
+	}
+	pid, err := n.fork(s.Environment, &syscall.ProcAttr{
+		Dir:   "/",
+		Env:   []string{"GOMAXPROCS=1", "GOTRACEBACK=single"},
+		Files: []uintptr{null.Fd(), log.Fd(), log.Fd(), bootSocket.Fd(), uintptr(listener)},
+		Sys:   attr,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("start guest: %w", err)
+	}
+	p := &process{pid: pid, done: make(chan struct{})}
+	unix.SetNonblock(pidfd, true)
+	p.pidfd = os.NewFile(uintptr(pidfd), "guest")
+	n.adopt(s.Environment, p)
+	return p, nil
+}
+
+// fork starts the guest program from a thread that is in the environment's
+// control groups.
+func (n *Native) fork(env string, attr *syscall.ProcAttr) (int, error) {
+	runtime.LockOSThread()
+	leave, err := n.cgroups.Enter(env)
+	if err != nil {
+		return 0, err // the thread may be anywhere: let it end
+	}
+	path := "/proc/self/fd/" + strconv.Itoa(int(n.guest.Fd()))
+	pid, err := syscall.ForkExec(path, []string{"mayfly-guest", env}, attr)
+	if left := leave(); left != nil {
+		return pid, err // as above
+	}
+	runtime.UnlockOSThread()
+	return pid, err
+}
+
+// adopt waits for the guest's end, without a thread of its own.
+func (n *Native) adopt(env string, p *process) {
+	n.mu.Lock()
+	n.guests[env] = p
+	n.mu.Unlock()
+	n.reapers.Go(func() {
+		defer close(p.done)
+		defer p.pidfd.Close()
+		if raw, err := p.pidfd.SyscallConn(); err == nil {
+			raw.Read(func(fd uintptr) bool {
+				err := unix.Waitid(unix.P_PIDFD, int(fd), nil, unix.WEXITED|unix.WNOHANG, nil)
+				return err == unix.ECHILD || gone(int(fd))
+			})
+		}
+		n.mu.Lock()
+		if n.guests[env] == p {
+			delete(n.guests, env)
+		}
+		n.mu.Unlock()
+	})
+}
+
+// gone reports whether the process of a pidfd is reaped.
+func gone(pidfd int) bool {
+	return unix.PidfdSendSignal(pidfd, 0, nil, 0) == unix.ESRCH
+}
+
+// boots sends the guest what it needs and waits until it is ready.
+func boots(ctx context.Context, conn *os.File, c boot.Config, fds []int) error {
+	defer context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })()
+	b := boot.Append(make([]byte, 4), c)
+	if len(b) > boot.MaxConfig {
+		return mayfly.Errorf(mayfly.Invalid, "the environment's variables take %d bytes, %d at most", len(b), boot.MaxConfig)
+	}
+	binary.LittleEndian.PutUint32(b, uint32(len(b)-4))
+	sent, err := sendRights(conn, b, fds)
+	if err == nil {
+		_, err = conn.Write(b[sent:])
+	}
+	if err != nil && !errors.Is(err, unix.EPIPE) {
+		return fmt.Errorf("instruct guest: %w", err)
+	}
+	answer, err := io.ReadAll(io.LimitReader(conn, 4096))
+	switch {
+	case len(answer) > 0 && answer[0] == boot.Ready:
+		return nil
+	case len(answer) > 0 && answer[0] == boot.Failed:
+		return fmt.Errorf("guest: %q", answer[1:])
+	case ctx.Err() != nil:
+		return fmt.Errorf("wait for guest: %w", ctx.Err())
+	}
+	return errors.New("the guest ended before it was ready")
+}
+
+// sendRights sends the beginning of b together with descriptors.
+func sendRights(conn *os.File, b []byte, fds []int) (sent int, err error) {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	werr := raw.Write(func(fd uintptr) bool {
+		sent, err = unix.SendmsgN(int(fd), b, unix.UnixRights(fds...), nil, unix.MSG_NOSIGNAL)
+		return err != unix.EAGAIN && err != unix.EINTR
+	})
+	return sent, errors.Join(err, werr)
+}
+
+// lastWords returns what the guest wrote to its log, for an error message.
+func lastWords(host string) string {
+	f, err := os.OpenFile(filepath.Join(host, logName), os.O_RDONLY|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	b, _ := io.ReadAll(io.LimitReader(f, 1024))
+	if len(b) == 0 {
+		return ""
+	}
+	return fmt.Sprintf(" (%q)", b)
+}

@@ -1,0 +1,298 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"mayfly.dev/mayfly"
+)
+
+// Cgroups keeps the control groups of environments, by name.
+type Cgroups interface {
+	// Create makes the groups of an environment and sets its limits.
+	Create(env string, l mayfly.Limits) error
+	// Directory opens the group that a process can be cloned into; nil when
+	// there is no such hierarchy.
+	Directory(env string) (*os.File, error)
+	// Enter moves the calling thread into those groups that a process cannot
+	// be cloned into, and returns how to get back.
+	Enter(env string) (leave func() error, err error)
+	// OpenKills opens the file that counts processes killed for memory.
+	OpenKills(env string) (*os.File, error)
+	Look(env string) (exists, populated, frozen bool, err error)
+	Freeze(ctx context.Context, env string) error
+	Thaw(ctx context.Context, env string) error
+	// Kill returns when no process is left.
+	Kill(ctx context.Context, env string) error
+	Remove(ctx context.Context, env string) error
+	Usage(env string) (cpu time.Duration, memory, tasks, killed int64, err error)
+	List() ([]string, error)
+}
+
+// Options configure NewNative.
+type Options struct {
+	Cgroups Cgroups
+	Guest   string // the guest program; empty: mayfly-guest beside this one
+}
+
+// Native is the Runtime that consists of the kernel's own namespaces. It needs
+// root and Linux 6.13.
+type Native struct {
+	cgroups Cgroups
+	guest   *os.File // the program, sealed
+	filters [2][]byte
+	reapers sync.WaitGroup
+
+	mu     sync.Mutex
+	guests map[string]*process // those that this process started and that live, by environment
+}
+
+// reserve is how many tasks the guest may have beside its commands.
+const reserve = 32
+
+// minTasks is the smallest number of tasks that commands are held to.
+const minTasks = 32
+
+// startTimeout bounds how long a guest may take until it is ready.
+const startTimeout = 30 * time.Second
+
+// NewNative loads the guest program. The error is errors.ErrUnsupported
+// without root.
+func NewNative(o Options) (*Native, error) {
+	if os.Geteuid() != 0 {
+		return nil, mayfly.Errorf(mayfly.Unsupported, "making namespaces and overlays needs root: %w", errors.ErrUnsupported).
+			Hint("run the server with sudo")
+	}
+	if o.Guest == "" {
+		self, err := os.Executable()
+		if err != nil {
+			return nil, fmt.Errorf("find the guest program: %w", err)
+		}
+		o.Guest = filepath.Join(filepath.Dir(self), "mayfly-guest")
+	}
+	program, err := load(o.Guest)
+	if err != nil {
+		return nil, err
+	}
+	return &Native{
+		cgroups: o.Cgroups,
+		guest:   program,
+		filters: [2][]byte{filter(false), filter(true)},
+		guests:  map[string]*process{},
+	}, nil
+}
+
+// load copies the guest program into memory that nobody can change any more,
+// not even through /proc/<pid>/exe of a process that runs it.
+func load(path string) (*os.File, error) {
+	src, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, mayfly.Errorf(mayfly.Unsupported, "no guest program at %s: %w", path, err).
+			Hint("keep mayfly-guest beside mayfly; make build puts it there")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("load guest program: %w", err)
+	}
+	defer src.Close()
+	fd, err := unix.MemfdCreate("mayfly-guest", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING|unix.MFD_EXEC)
+	if err == unix.EINVAL { // before Linux 6.3
+		fd, err = unix.MemfdCreate("mayfly-guest", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("load guest program: memfd_create: %w", err)
+	}
+	// A high number, so that the descriptors handed to the guest, which count
+	// from 0, do not get in its way.
+	high, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 64)
+	unix.Close(fd)
+	if err != nil {
+		return nil, fmt.Errorf("load guest program: %w", err)
+	}
+	f := os.NewFile(uintptr(high), "mayfly-guest")
+	_, err = io.Copy(f, src)
+	if err == nil {
+		_, err = unix.FcntlInt(f.Fd(), unix.F_ADD_SEALS,
+			unix.F_SEAL_SEAL|unix.F_SEAL_SHRINK|unix.F_SEAL_GROW|unix.F_SEAL_WRITE)
+	}
+	if err != nil {
+		f.Close()
+		return nil, fmt.Errorf("load guest program: %w", err)
+	}
+	return f, nil
+}
+
+// Close releases what the runtime holds open. Sandboxes live on.
+func (n *Native) Close() error {
+	n.mu.Lock()
+	for _, p := range n.guests {
+		p.forget()
+	}
+	n.mu.Unlock()
+	n.reapers.Wait()
+	return n.guest.Close()
+}
+
+func (n *Native) Start(ctx context.Context, s Spec) error {
+	if err := s.check(); err != nil {
+		return err
+	}
+	exists, populated, frozen, err := n.cgroups.Look(s.Environment)
+	if err != nil {
+		return fmt.Errorf("start sandbox: %w", err)
+	}
+	if frozen || populated && n.answers(ctx, s) {
+		return nil
+	}
+	if exists {
+		if err := n.Stop(ctx, s.Environment); err != nil {
+			return fmt.Errorf("start sandbox: %w", err)
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	if err := n.start(ctx, s); err != nil {
+		err = fmt.Errorf("start sandbox: %w", err)
+		return errors.Join(err, n.Stop(context.WithoutCancel(ctx), s.Environment))
+	}
+	return nil
+}
+
+// check refuses what would be misunderstood further on.
+func (s Spec) check() error {
+	if s.UIDBase == 0 {
+		return errors.New("start sandbox: no range of user ids")
+	}
+	if len(s.Lower) == 0 {
+		return errors.New("start sandbox: no lower layer")
+	}
+	if filepath.Dir(s.Upper) != filepath.Dir(s.Work) {
+		return fmt.Errorf("start sandbox: %s and %s are not beside each other", s.Upper, s.Work)
+	}
+	for _, e := range s.Env {
+		if strings.Contains(e, "\x00") {
+			return mayfly.Errorf(mayfly.Invalid, "environment variable %q holds a NUL", e)
+		}
+	}
+	return nil
+}
+
+// answers reports whether a guest is there and speaks.
+func (n *Native) answers(ctx context.Context, s Spec) bool {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	conn, err := n.Dial(ctx, s)
+	if err != nil {
+		return false
+	}
+	defer conn.Close()
+	deadline, _ := ctx.Deadline()
+	conn.SetDeadline(deadline)
+	_, err = conn.Read(make([]byte, 1))
+	return err == nil
+}
+
+func (n *Native) Inspect(_ context.Context, env string) (State, error) {
+	exists, populated, frozen, err := n.cgroups.Look(env)
+	switch {
+	case err != nil:
+		return "", fmt.Errorf("inspect sandbox: %w", err)
+	case !exists:
+		return Gone, nil
+	case !populated:
+		return Remains, nil
+	case frozen:
+		return Frozen, nil
+	}
+	return Alive, nil
+}
+
+func (n *Native) Freeze(ctx context.Context, env string) error {
+	return missing(env, n.cgroups.Freeze(ctx, env))
+}
+
+func (n *Native) Thaw(ctx context.Context, env string) error {
+	return missing(env, n.cgroups.Thaw(ctx, env))
+}
+
+func (n *Native) Stop(ctx context.Context, env string) error {
+	exists, _, _, err := n.cgroups.Look(env)
+	if err == nil && exists {
+		err = n.cgroups.Kill(ctx, env)
+	}
+	if err == nil {
+		err = n.reaped(ctx, env)
+	}
+	if err == nil && exists {
+		err = n.cgroups.Remove(ctx, env)
+	}
+	if err != nil {
+		return fmt.Errorf("stop sandbox: %w", err)
+	}
+	return nil
+}
+
+// reaped waits until the guest is no zombie any more, if it was this
+// process's child.
+func (n *Native) reaped(ctx context.Context, env string) error {
+	n.mu.Lock()
+	p := n.guests[env]
+	n.mu.Unlock()
+	if p == nil {
+		return nil
+	}
+	select {
+	case <-p.done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (n *Native) Dial(ctx context.Context, s Spec) (net.Conn, error) {
+	path, dir, err := socketPath(s.Host)
+	if err != nil {
+		return nil, fmt.Errorf("dial guest: %w", err)
+	}
+	defer dir.Close()
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "unix", path)
+	if err != nil {
+		return nil, mayfly.Errorf(mayfly.Unavailable, "no guest answers in environment %s: %w", s.Environment, err)
+	}
+	return conn, nil
+}
+
+func (n *Native) Usage(_ context.Context, env string) (Usage, error) {
+	cpu, memory, tasks, killed, err := n.cgroups.Usage(env)
+	if err != nil {
+		return Usage{}, missing(env, err)
+	}
+	return Usage{CPU: cpu, Memory: memory, PIDs: tasks, OOMKill: killed}, nil
+}
+
+func (n *Native) List(context.Context) ([]string, error) {
+	names, err := n.cgroups.List()
+	if err != nil {
+		return nil, fmt.Errorf("list sandboxes: %w", err)
+	}
+	return names, nil
+}
+
+// missing turns a control group that is not there into an error for users.
+func missing(env string, err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return mayfly.Errorf(mayfly.NotFound, "environment %s does not run: %w", env, err)
+	}
+	return err
+}
