@@ -105,4 +105,6 @@ type Options struct {
 	// sparse and begins small. 0: as large as the file system below it.
 	ImageSize int64
 	Now       func() time.Time
+
+	fault func(step string) error // of tests: called before each step, which it can make fail
 }

@@ -1,0 +1,189 @@
+package volume
+
+import (
+	"context"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"mayfly.dev/mayfly"
+)
+
+// poolReserve is what stays free in a pool, in bytes, for the work that takes
+// things away: btrfs needs room to delete.
+const poolReserve = 128 << 20
+
+// btrfsStore keeps trees as subvolumes.
+type btrfsStore struct {
+	dir   string
+	step  func(string) error
+	image *image // that the pool lies on; nil on a native btrfs
+	lock  *os.File
+
+	stop chan struct{} // ends the upkeep
+	done sync.WaitGroup
+}
+
+// limitedStore is a btrfsStore with quotas.
+type limitedStore struct {
+	*btrfsStore
+	quota *quota
+}
+
+// start begins the upkeep: growing the image ahead of its writers, and
+// calling settle, which finds out what can be removed by now.
+func (s *btrfsStore) start(settle func() error) {
+	s.stop = make(chan struct{})
+	s.done.Add(1)
+	go func() {
+		defer s.done.Done()
+		tick := time.NewTicker(500 * time.Millisecond)
+		defer tick.Stop()
+		for n := 1; ; n++ {
+			select {
+			case <-s.stop:
+				return
+			case <-tick.C:
+			}
+			// An error shows again in admit, where somebody reads it.
+			if s.image != nil {
+				_ = s.image.upkeep()
+			}
+			if n%20 == 0 {
+				_ = settle()
+			}
+		}
+	}()
+}
+
+func (s *btrfsStore) kind() Kind { return Btrfs }
+
+func (s *btrfsStore) admit() error {
+	if s.image != nil {
+		if err := s.image.admit(); err != nil {
+			return err
+		}
+	}
+	return admitDir(s.dir, poolReserve)
+}
+
+// admitDir fails when the file system of dir has less than reserve bytes free
+// or has become read-only.
+func admitDir(dir string, reserve uint64) error {
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return &fs.PathError{Op: "statfs", Path: dir, Err: err}
+	}
+	if st.Flags&unix.ST_RDONLY != 0 {
+		return mayfly.Errorf(mayfly.Unavailable, "the file system of %s is read-only", dir).
+			Hint("see the kernel's log (dmesg), then mount it again")
+	}
+	if free := st.Bavail * uint64(st.Bsize); free < reserve {
+		return full(dir, free, reserve)
+	}
+	if st.Files > 0 && st.Ffree < 1000 {
+		return mayfly.Errorf(mayfly.Exhausted, "the file system of %s has only %d inodes left", dir, st.Ffree).
+			Hint("delete files or environments")
+	}
+	return nil
+}
+
+func full(dir string, free, reserve uint64) error {
+	return mayfly.Errorf(mayfly.Exhausted, "the file system of %s has only %d MiB free, less than the %d MiB that stay in reserve",
+		dir, free>>20, reserve>>20).Hint("free space there, or delete environments")
+}
+
+func (s *btrfsStore) create(path string) error { return createSubvolume(path) }
+
+func (s *btrfsStore) clone(_ context.Context, src, dst string, snapshot bool, _ ...string) error {
+	return snapshotSubvolume(src, dst, snapshot, 0)
+}
+
+func (s *limitedStore) clone(_ context.Context, src, dst string, snapshot bool, _ ...string) error {
+	if !snapshot {
+		return snapshotSubvolume(src, dst, false, 0)
+	}
+	group, err := s.quota.group(filepath.Dir(filepath.Dir(dst)))
+	if err != nil {
+		return err
+	}
+	return snapshotSubvolume(src, dst, true, group)
+}
+
+// seal takes a read-only snapshot, which is the only way to put a tree on
+// disk together with its name.
+func (s *btrfsStore) seal(_ context.Context, src, dst string) error {
+	return snapshotSubvolume(src, dst, true, 0)
+}
+
+func (s *btrfsStore) drop(path string) (bool, error) {
+	var st unix.Stat_t
+	if err := unix.Lstat(path, &st); err != nil {
+		return false, &fs.PathError{Op: "stat", Path: path, Err: err}
+	}
+	if st.Ino != firstInode || st.Mode&unix.S_IFMT != unix.S_IFDIR {
+		return false, nil
+	}
+	return true, withDir(filepath.Dir(path), func(fd int) error {
+		if err := destroySubvolume(fd, filepath.Base(path)); err != nil {
+			return &fs.PathError{Op: "delete subvolume", Path: path, Err: err}
+		}
+		return nil
+	})
+}
+
+func (s *limitedStore) drop(path string) (bool, error) {
+	defer s.quota.stale.Store(true)
+	return s.btrfsStore.drop(path)
+}
+
+func (s *btrfsStore) purge(ctx context.Context, path string) error {
+	return remove(ctx, path, destroySubvolume)
+}
+
+func (s *limitedStore) purge(ctx context.Context, path string) error {
+	defer s.quota.stale.Store(true)
+	return s.btrfsStore.purge(ctx, path)
+}
+
+func (s *btrfsStore) enroll(string, string) error { return nil }
+
+func (s *limitedStore) enroll(envDir, tree string) error { return s.quota.enroll(envDir, tree) }
+
+func (s *btrfsStore) settle() error { return nil }
+
+func (s *limitedStore) settle() error {
+	_, err := s.quota.sweep()
+	return err
+}
+
+func (s *limitedStore) createGroup(envDir string) error        { return s.quota.create(envDir) }
+func (s *limitedStore) limit(envDir string, bytes int64) error { return s.quota.limit(envDir, bytes) }
+func (s *limitedStore) limitOf(envDir string) (int64, error)   { return s.quota.limitOf(envDir) }
+func (s *limitedStore) used(envDir string) (int64, error)      { return s.quota.used(envDir) }
+func (s *btrfsStore) close() error                             { return s.shut(s.settle) }
+func (s *limitedStore) close() error                           { return s.shut(s.settle) }
+
+// abandon unmounts an image, and gives up the lock.
+func (s *btrfsStore) abandon() error {
+	if s.image != nil {
+		return s.image.unmount()
+	}
+	return s.lock.Close()
+}
+
+// shut ends the upkeep and, on an image, unmounts it; when that fails the
+// upkeep goes on.
+func (s *btrfsStore) shut(settle func() error) error {
+	close(s.stop)
+	s.done.Wait()
+	if err := s.abandon(); err != nil {
+		s.start(settle)
+		return err
+	}
+	return nil
+}
