@@ -46,7 +46,8 @@ func Extract(ctx context.Context, r io.Reader, dir string, o Options) (Stats, er
 	if o.Whiteouts {
 		x.made = map[string]struct{}{}
 	}
-	err = x.all(ctx, &meter{ctx: ctx, r: r, x: x})
+	x.in = &meter{ctx: ctx, r: r, x: x}
+	err = x.all(ctx, x.in)
 	return x.stats, noSpace(err)
 }
 
@@ -62,6 +63,7 @@ type extractor struct {
 	o     Options
 	tree  tree
 	stats Stats
+	in    *meter
 	dirs  map[string]*dirMeta // to be applied at the end, by path
 	times map[inode]time.Time // of directories, before anything changed in them
 	made  map[string]struct{} // paths of this stream, for whiteouts
@@ -88,10 +90,28 @@ type meter struct {
 	x   *extractor
 
 	read  int64
-	ended bool // the stream ended before the archive did
+	ended bool  // the stream ended before the archive did
+	err   error // of the stream, other than its end
+}
+
+// blame tells errors in the archive from those of the stream that it comes
+// through.
+func (m *meter) blame(err error) error {
+	if m.err != nil {
+		return m.err
+	}
+	return mayfly.Errorf(mayfly.Invalid, "read the archive: %w", err).Hint("it is damaged, incomplete or not a tar archive")
 }
 
 func (m *meter) Read(p []byte) (int, error) {
+	n, err := m.next(p)
+	if err != nil && err != io.EOF {
+		m.err = err
+	}
+	return n, err
+}
+
+func (m *meter) next(p []byte) (int, error) {
 	if err := m.ctx.Err(); err != nil {
 		return 0, context.Cause(m.ctx)
 	}
@@ -115,11 +135,8 @@ func (x *extractor) all(ctx context.Context, m *meter) error {
 		if err == io.EOF {
 			return x.finishDirs()
 		}
-		if errors.Is(err, tar.ErrHeader) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, tar.ErrFieldTooLong) {
-			return mayfly.Errorf(mayfly.Invalid, "read the archive: %w", err).Hint("it is damaged or not a tar archive")
-		}
 		if err != nil && !errors.Is(err, tar.ErrInsecurePath) { // paths are judged below
-			return err
+			return m.blame(err)
 		}
 		if err := ctx.Err(); err != nil {
 			return context.Cause(ctx)
@@ -445,10 +462,7 @@ func (x *extractor) write(f *os.File, content io.Reader, size int64) error {
 	for done := int64(0); done < size; {
 		n, err := io.ReadFull(content, x.buf[:min(int64(len(x.buf)), size-done)])
 		if err != nil {
-			if errors.Is(err, io.ErrUnexpectedEOF) || err == io.EOF {
-				return mayfly.Errorf(mayfly.Invalid, "the archive ends in the middle of this entry").Hint("it is damaged or incomplete")
-			}
-			return err
+			return x.in.blame(err)
 		}
 		if hole = zero(x.buf[:n]); !hole {
 			_, err = f.WriteAt(x.buf[:n], done)
