@@ -38,6 +38,7 @@ type LockedWorkspace struct {
 	Digest      string `json:"digest"`                // over paths, modes and contents, mayfly.lock left out
 	Files       int    `json:"files"`                 // how many
 	Uncommitted int    `json:"uncommitted,omitempty"` // how many of them differ from the commit
+	Depth       int    `json:"depth,omitempty"`       // commits of history that go along; 0 means all
 }
 
 // Template is a lock made real, as a read-only volume named by its digest.

@@ -47,6 +47,7 @@ func Drift(old, now mayfly.Lock) []Difference {
 	if old.Workspace.Digest != now.Workspace.Digest {
 		add("the workspace", describe(old.Workspace), describe(now.Workspace), "check out what was locked, leave changes out with workspace.uncommitted, or accept it with mayfly lock")
 	}
+	add("workspace.depth", strconv.Itoa(old.Workspace.Depth), strconv.Itoa(now.Workspace.Depth), manifestFix)
 	for i := range max(len(old.Setup), len(now.Setup)) {
 		add(fmt.Sprintf("setup[%d]", i), at(old.Setup, i), at(now.Setup, i), manifestFix)
 	}

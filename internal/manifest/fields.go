@@ -63,7 +63,12 @@ func (d *decoder) base(b *Base) func(string, *node) {
 
 func (d *decoder) workspace(w *Workspace) func(string, *node) {
 	return func(name string, n *node) {
-		d.fieldsOf(n, name, map[string]func(string, *node){"uncommitted": d.boolean(&w.Uncommitted)})
+		depth := int64(w.Depth)
+		d.fieldsOf(n, name, map[string]func(string, *node){
+			"uncommitted": d.boolean(&w.Uncommitted),
+			"depth":       d.whole(&depth, 0, math.MaxInt32),
+		})
+		w.Depth = int(depth)
 	}
 }
 
@@ -189,7 +194,7 @@ func validEnvName(s string) bool {
 
 // lock decodes the root of mayfly.lock.
 func (d *decoder) lock(n *node, l *mayfly.Lock) {
-	var version, files, uncommitted int64
+	var version, files, uncommitted, depth int64
 	required := []string{"version", "name", "base", "workspace", "epoch", "limits", "ttl", "idle_timeout", "template"}
 	d.fieldsOf(n, "", map[string]func(string, *node){
 		"version": d.whole(&version, 1, math.MaxInt32),
@@ -207,6 +212,7 @@ func (d *decoder) lock(n *node, l *mayfly.Lock) {
 				"digest":      d.text(&l.Workspace.Digest, checkDigest),
 				"files":       d.whole(&files, 0, math.MaxInt32),
 				"uncommitted": d.whole(&uncommitted, 0, math.MaxInt32),
+				"depth":       d.whole(&depth, 0, math.MaxInt32),
 			})
 		},
 		"lockfiles":        d.textMap(&l.Lockfiles, func(_, digest string) error { return checkDigest(digest) }),
@@ -231,7 +237,8 @@ func (d *decoder) lock(n *node, l *mayfly.Lock) {
 	if version > lockVersion {
 		d.fail(n, "update mayfly, or write the lock anew with: mayfly lock", "the lock has version %d, and this mayfly knows %d", version, lockVersion)
 	}
-	l.Version, l.Workspace.Files, l.Workspace.Uncommitted = int(version), int(files), int(uncommitted)
+	l.Version = int(version)
+	l.Workspace.Files, l.Workspace.Uncommitted, l.Workspace.Depth = int(files), int(uncommitted), int(depth)
 }
 
 func checkKind(s string) error {

@@ -34,7 +34,7 @@ const lockVersion = 1
 // Template, the digest that names the prepared volume, is SHA-256 over the
 // canonical JSON (RFC 8785) of all that the volume and the commands in it
 // depend on: the version of this rule; the kind and digest of the base; the
-// commit and digest of the workspace; the lockfiles; the setup commands; env,
+// commit, digest and depth of the workspace; the lockfiles; the setup commands; env,
 // seed (as a string), epoch (as a string) and nested sandboxes. The name, the
 // reference by which an image was found, the counts of files, and the limits
 // and timeouts, which every environment carries itself, are not in it.
@@ -44,6 +44,7 @@ func Resolve(m Manifest, base mayfly.LockedBase, ws mayfly.LockedWorkspace, lock
 		Setup: m.Setup, Env: maps.Clone(m.Env), Seed: m.Seed, Epoch: epoch,
 		Limits: m.Limits, TTL: m.TTL, Idle: m.Idle, Nested: m.Nested,
 	}
+	l.Workspace.Depth = m.Workspace.Depth
 	if len(lockfiles) > 0 {
 		l.Lockfiles = map[string]string{}
 	}
@@ -94,6 +95,7 @@ func templateDigest(l mayfly.Lock) (string, error) {
 	type workspace struct {
 		Commit string `json:"commit"`
 		Digest string `json:"digest"`
+		Depth  int    `json:"depth"`
 	}
 	data, err := json.Marshal(struct {
 		Version   int               `json:"version"`
@@ -106,7 +108,7 @@ func templateDigest(l mayfly.Lock) (string, error) {
 		Epoch     string            `json:"epoch"` // for the same reason
 		Nested    bool              `json:"nested_sandboxes"`
 	}{
-		l.Version, base{l.Base.Kind, l.Base.Digest}, workspace{l.Workspace.Commit, l.Workspace.Digest},
+		l.Version, base{l.Base.Kind, l.Base.Digest}, workspace{l.Workspace.Commit, l.Workspace.Digest, l.Workspace.Depth},
 		l.Lockfiles, l.Setup, l.Env, strconv.FormatUint(l.Seed, 10), strconv.FormatInt(l.Epoch, 10), l.Nested,
 	})
 	if err == nil {

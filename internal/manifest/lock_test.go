@@ -82,6 +82,7 @@ func TestTemplateCoversWhatTheVolumeDependsOn(t *testing.T) {
 		"commit":           {func(l *mayfly.Lock) { l.Workspace.Commit = strings.Repeat("d", 40) }, true},
 		"workspace digest": {func(l *mayfly.Lock) { l.Workspace.Digest = digestOf("9") }, true},
 		"counts":           {func(l *mayfly.Lock) { l.Workspace.Files, l.Workspace.Uncommitted = 1, 1 }, false},
+		"depth":            {func(l *mayfly.Lock) { l.Workspace.Depth = 0 }, true},
 		"lockfile":         {func(l *mayfly.Lock) { l.Lockfiles = map[string]string{"go.sum": digestOf("9")} }, true},
 		"setup order":      {func(l *mayfly.Lock) { l.Setup = []string{l.Setup[1], l.Setup[0]} }, true},
 		"env":              {func(l *mayfly.Lock) { l.Env = map[string]string{"PORT": "8081"} }, true},
@@ -107,7 +108,7 @@ func TestTemplateCoversWhatTheVolumeDependsOn(t *testing.T) {
 // The rule is part of the format: this digest may only change together with
 // lockVersion.
 func TestTemplateDigestIsStable(t *testing.T) {
-	const want = "sha256:a198aa38152d7176cc4a3f6f68af077f8bf95cf4ff50c812dd0a5d4648fef743"
+	const want = "sha256:8c55d8a09f4a7e9d01d890771b410184f96467a8af059afed1c0d4bdb822bf71"
 	if got := sample(t).Template; got != want {
 		t.Errorf("template = %s, want %s", got, want)
 	}
@@ -124,7 +125,7 @@ func TestBadLocksSayWhereAndWhat(t *testing.T) {
 		{`"version": 1,`, `"version": 1, "version": 1,`, `mayfly.lock:2:17: "version" is set twice`},
 		{`"version": 1,`, ``, `mayfly.lock:1:1: the field "version" is missing`},
 		{`"seed"`, `"sead"`, `unknown field "sead"`},
-		{`"512MiB"`, `"512Mib"`, `mayfly.lock:33:15: limits.memory: bad size`},
+		{`"512MiB"`, `"512Mib"`, `mayfly.lock:34:15: limits.memory: bad size`},
 		{`"1d12h"`, `3600`, `ttl is an integer`},
 		{digestOf("1"), "sha256:11", `is not a digest`},
 		{`"image"`, `"tape"`, `neither host nor image`},
@@ -186,12 +187,14 @@ func TestDriftNamesEverythingThatDiffers(t *testing.T) {
 		"lockfiles": {func(l *mayfly.Lock) {
 			l.Lockfiles = map[string]string{"go.sum": digestOf("3"), "new.lock": digestOf("4")}
 		}, []string{"lockfile go.sum was sha256:111111111111 and is sha256:333333333333", "lockfile new.lock is new: sha256:444", `lockfile odd\x0a\xff"/go.sum is gone`}},
-		"workspace": {func(l *mayfly.Lock) { l.Workspace.Digest, l.Workspace.Uncommitted = digestOf("8"), 0 }, []string{"the workspace was sha256:bbbbbbbbbbbb with 12 files at commit cccccccccccc, 2 of them not committed and is sha256:888888888888 with 12 files"}},
-		"setup":     {func(l *mayfly.Lock) { l.Setup = l.Setup[:1] }, []string{`setup[1] is gone: it was "cd web\nnpm ci\n"`}},
-		"env":       {func(l *mayfly.Lock) { l.Env = map[string]string{"EMPTY": "x"} }, []string{`the variable EMPTY was "" and is "x"`, "the variable GOFLAGS is gone", "PORT is gone", "VERSION is gone"}},
-		"numbers":   {func(l *mayfly.Lock) { l.Seed, l.Epoch = 1, 2 }, []string{"the seed was 18446744073709551615 and is 1", "SOURCE_DATE_EPOCH was 1700000000 and is 2"}},
-		"limits":    {func(l *mayfly.Lock) { l.Limits = mayfly.DefaultLimits }, []string{"limits.cpu was 0.5 and is 2", "limits.memory was 512MiB and is 4GiB", "limits.pids", "limits.disk", "limits.output"}},
-		"times":     {func(l *mayfly.Lock) { l.TTL, l.Idle, l.Nested = mayfly.DefaultTTL, mayfly.DefaultIdle, false }, []string{"ttl was 1d12h and is 1h", "idle was 1m30s and is 15m", "nested_sandboxes was true and is false"}},
+		"workspace": {func(l *mayfly.Lock) {
+			l.Workspace.Digest, l.Workspace.Uncommitted, l.Workspace.Depth = digestOf("8"), 0, 0
+		}, []string{"the workspace was sha256:bbbbbbbbbbbb with 12 files at commit cccccccccccc, 2 of them not committed and is sha256:888888888888 with 12 files", "workspace.depth was 50 and is 0"}},
+		"setup":   {func(l *mayfly.Lock) { l.Setup = l.Setup[:1] }, []string{`setup[1] is gone: it was "cd web\nnpm ci\n"`}},
+		"env":     {func(l *mayfly.Lock) { l.Env = map[string]string{"EMPTY": "x"} }, []string{`the variable EMPTY was "" and is "x"`, "the variable GOFLAGS is gone", "PORT is gone", "VERSION is gone"}},
+		"numbers": {func(l *mayfly.Lock) { l.Seed, l.Epoch = 1, 2 }, []string{"the seed was 18446744073709551615 and is 1", "SOURCE_DATE_EPOCH was 1700000000 and is 2"}},
+		"limits":  {func(l *mayfly.Lock) { l.Limits = mayfly.DefaultLimits }, []string{"limits.cpu was 0.5 and is 2", "limits.memory was 512MiB and is 4GiB", "limits.pids", "limits.disk", "limits.output"}},
+		"times":   {func(l *mayfly.Lock) { l.TTL, l.Idle, l.Nested = mayfly.DefaultTTL, mayfly.DefaultIdle, false }, []string{"ttl was 1d12h and is 1h", "idle was 1m30s and is 15m", "nested_sandboxes was true and is false"}},
 	} {
 		now := sample(t)
 		c.change(&now)

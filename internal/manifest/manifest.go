@@ -63,6 +63,7 @@ type Base struct {
 // Workspace says which part of the repository comes along.
 type Workspace struct {
 	Uncommitted bool // changes that are not committed, and new files that are not ignored
+	Depth       int  // commits of history that go along; 0 means all
 }
 
 // transports are the prefixes of image references that name a path.
