@@ -3,11 +3,16 @@
 package escape
 
 import (
+	"crypto/rand"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"text/tabwriter"
+
+	"mayfly.dev/mayfly/internal/guest"
+	"mayfly.dev/mayfly/internal/sandbox"
 )
 
 // TestControlsFindEveryDoorOpen shows that the probes work: outside, each
@@ -72,4 +77,84 @@ func TestMain(m *testing.M) {
 	code := m.Run()
 	report.print()
 	os.Exit(code)
+}
+
+func TestEveryDoorIsShut(t *testing.T) {
+	w := newWorld(t)
+	iso := newIsolation(t)
+	a := w.newEnvironment(t, iso.runtime, "a", 0x10000000, nil)
+	b := w.newEnvironment(t, iso.runtime, "b", 0x10010000, nil)
+	w.neighbour(t, b)
+	for _, d := range doors {
+		t.Run(d.row(), func(t *testing.T) {
+			outside := w.outside(t, d)
+			inside := a.try(t, d.tty, append(w.expand(d.args+" "+d.in), d.name))
+			report.add(iso.name, d.row(), d.inside(iso, inside), d.outside(outside))
+			if inside.Open && !(iso.emulate && d.emulated != "") {
+				t.Errorf("open inside: %s", inside.Detail)
+			}
+			if !outside.Open && !d.absent(outside) {
+				t.Errorf("the control found it shut outside, too: %s", outside.Detail)
+			}
+		})
+	}
+}
+
+// neighbour gives the environment beside the one under test a file and a
+// process to look for.
+func (w *world) neighbour(t *testing.T, b *environment) {
+	t.Helper()
+	w.vars["marker-b"] = "neighbour-" + rand.Text()
+	w.vars["file-b"] = "/workspace/secret-b"
+	w.vars["file-b-host"] = filepath.Join(b.spec.Upper, "workspace/secret-b")
+	script := `printf %s "$0" >/workspace/secret-b; chmod 644 /workspace/secret-b; setsid /probe/probe -marker "$0" -count 600 sleep >/dev/null 2>&1 &`
+	if _, exit, err := b.run(t.Context(), guest.Command{Argv: []string{"/bin/sh", "-c", script, w.vars["marker-b"]}}); err != nil || exit.Code != 0 {
+		t.Fatalf("set the neighbour up: exit %+v, %v", exit, err)
+	}
+}
+
+func (d door) inside(iso isolation, r result) string {
+	switch {
+	case !r.Open:
+		return "shut"
+	case iso.emulate && d.emulated != "":
+		return "contained: " + d.emulated
+	}
+	return "OPEN: " + r.Detail
+}
+
+func (d door) outside(r result) string {
+	switch {
+	case r.Open:
+		return "open"
+	case d.absent(r):
+		return "not in this kernel: " + r.Detail
+	}
+	return "SHUT: " + r.Detail
+}
+
+// TestDoorsStayShutFromNestedUserNamespaces tries again as root of user,
+// mount, network, process and ipc namespaces made inside, where an environment
+// allows them.
+func TestDoorsStayShutFromNestedUserNamespaces(t *testing.T) {
+	w := newWorld(t)
+	iso := newIsolation(t)
+	a := w.newEnvironment(t, iso.runtime, "nested", 0x10000000, func(s *sandbox.Spec) { s.Nested = true })
+	if r := a.try(t, false, []string{"-userns", "-pidns", "mount-in-own-namespace"}); !r.Open {
+		t.Errorf("a user namespace inside is of no use: %s", r.Detail)
+	}
+	b := w.newEnvironment(t, iso.runtime, "nested-b", 0x10010000, nil)
+	w.neighbour(t, b)
+	for _, d := range doors {
+		if !d.nested {
+			continue
+		}
+		t.Run(d.row(), func(t *testing.T) {
+			inside := a.try(t, d.tty, append(append([]string{"-userns"}, w.expand(d.args+" "+d.in)...), d.name))
+			report.add(iso.name+", nested", d.row(), d.inside(iso, inside), "as above")
+			if inside.Open && !(iso.emulate && d.emulated != "") {
+				t.Errorf("open inside: %s", inside.Detail)
+			}
+		})
+	}
 }

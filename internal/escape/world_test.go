@@ -49,8 +49,10 @@ func newWorld(t *testing.T) *world {
 	os.Chmod(dir, 0o755)
 	marker := "outside-" + rand.Text()
 	name := "mayfly-" + strings.ToLower(rand.Text())
+	hostname, err := os.Hostname()
+	check(t, err)
 	w := &world{dir: dir, probe: filepath.Join(dir, "probe"), vars: map[string]string{
-		"dir": dir, "state": filepath.Base(dir), "marker": marker, "name": name,
+		"dir": dir, "hostname": hostname, "marker": marker, "name": name,
 	}}
 	build := exec.Command("go", "build", "-o", w.probe, "./probe")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")

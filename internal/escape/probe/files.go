@@ -31,7 +31,7 @@ func init() {
 		"host-tmp":           func(o options) (bool, string) { return seesName("/tmp", o.name) },
 		"host-mqueue":        hostMessageQueue,
 		"host-sysv-shm":      hostSharedMemory,
-		"host-names":         hostNames,
+		"host-name":          hostName,
 	})
 }
 
@@ -267,17 +267,14 @@ func hostSharedMemory(o options) (bool, string) {
 	return true, "attached"
 }
 
-// hostNames looks for the marker, a name that only the host knows, in what
-// the kernel tells about mounts, control groups and the machine.
-func hostNames(o options) (bool, string) {
-	for _, f := range []string{"/proc/self/mountinfo", "/proc/self/mounts", "/proc/self/mountstats",
-		"/proc/self/cgroup", "/proc/1/cgroup", "/proc/1/cmdline", "/proc/sys/kernel/hostname",
-		"/proc/cmdline", "/etc/hostname", "/etc/hosts", "/etc/resolv.conf"} {
-		if b, err := os.ReadFile(f); err == nil && bytes.Contains(b, []byte(o.marker)) {
-			return true, f
-		}
+// hostName asks for the name of the machine.
+func hostName(o options) (bool, string) {
+	var u unix.Utsname
+	if err := unix.Uname(&u); err != nil {
+		return false, err.Error()
 	}
-	return false, "not named"
+	name := unix.ByteSliceToString(u.Nodename[:])
+	return name == o.name, name
 }
 
 // work is where the probe may write.

@@ -53,7 +53,8 @@ func main() {
 	flag.IntVar(&o.pid, "pid", 1, "process")
 	flag.StringVar(&o.addr, "addr", "", "network address")
 	flag.Int64Var(&o.count, "count", 0, "size of a bomb")
-	userns := flag.Bool("userns", false, "try from the inside of a new user namespace")
+	userns := flag.Bool("userns", false, "try as root of a new user namespace and others")
+	pidns := flag.Bool("pidns", false, "with -userns, in a new process namespace, too")
 	list := flag.Bool("list", false, "name every door")
 	flag.Parse()
 	switch {
@@ -61,7 +62,7 @@ func main() {
 		fmt.Println(strings.Join(slices.Sorted(maps.Keys(doors)), "\n"))
 		return
 	case *userns:
-		report(inUserNamespace(os.Args[1:]))
+		report(inUserNamespace(*pidns, os.Args[1:]))
 		return
 	}
 	d := doors[flag.Arg(0)]
@@ -76,15 +77,18 @@ func report(open bool, detail string) {
 	json.NewEncoder(os.Stdout).Encode(map[string]any{"open": open, "detail": detail})
 }
 
-// inUserNamespace runs the same probe as root of a new user namespace with
-// mount, process, network and ipc namespaces of its own.
-func inUserNamespace(args []string) (bool, string) {
-	args = slices.DeleteFunc(slices.Clone(args), func(a string) bool { return a == "-userns" })
+// inUserNamespace runs the same probe as root of a user namespace with mount,
+// network and ipc namespaces of its own.
+func inUserNamespace(pidns bool, args []string) (bool, string) {
+	args = slices.DeleteFunc(slices.Clone(args), func(a string) bool { return a == "-userns" || a == "-pidns" })
 	cmd := exec.Command("/proc/self/exe", args...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS | syscall.CLONE_NEWPID | syscall.CLONE_NEWNET | syscall.CLONE_NEWIPC,
+		Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS | syscall.CLONE_NEWNET | syscall.CLONE_NEWIPC,
 		UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}},
 		GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}},
+	}
+	if pidns {
+		cmd.SysProcAttr.Cloneflags |= syscall.CLONE_NEWPID
 	}
 	out, err := cmd.Output()
 	if err != nil {

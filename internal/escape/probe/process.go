@@ -39,11 +39,12 @@ func procFile(pid int, name string) string {
 	return filepath.Join("/proc", strconv.Itoa(pid), name)
 }
 
-// seeProcess looks for a process whose command line has the marker.
+// seeProcess looks for a process whose command line has the marker and that
+// is not a probe for it.
 func seeProcess(o options) (bool, string) {
 	for _, pid := range pids() {
 		b, err := os.ReadFile(procFile(pid, "cmdline"))
-		if err == nil && pid != os.Getpid() && bytes.Contains(b, []byte(o.marker)) {
+		if err == nil && bytes.Contains(b, []byte(o.marker)) && !bytes.Contains(b, []byte("see-process")) {
 			return true, strconv.Itoa(pid)
 		}
 	}
@@ -160,7 +161,13 @@ func opens(path string, flags int) (bool, string) {
 	if err != nil {
 		return false, err.Error()
 	}
-	unix.Close(fd)
+	defer unix.Close(fd)
+	// A file covered by the null device can be opened, and is shut.
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err == nil && st.Mode&unix.S_IFMT == unix.S_IFCHR &&
+		st.Rdev == unix.Mkdev(1, 3) && !strings.HasPrefix(path, "/dev/") {
+		return false, path + " is masked"
+	}
 	return true, "opened " + path
 }
 
