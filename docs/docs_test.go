@@ -12,6 +12,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"mayfly.dev/mayfly/internal/manifest"
 )
 
 // block is a fenced block of a document whose commands are run: one that is
@@ -317,5 +319,22 @@ func TestBlocksAreFound(t *testing.T) {
 	got := blocks(t, "x", text)
 	if len(got) != 1 || got[0].status != 7 || len(got[0].steps) != 2 || !slices.Equal(got[0].steps[0].output, []string{"out"}) {
 		t.Errorf("got = %+v", got)
+	}
+}
+
+var yamlBlock = regexp.MustCompile("(?ms)^```yaml\n(.*?)^```$")
+
+func TestManifestsInDocumentsAreValid(t *testing.T) {
+	found := 0
+	for _, name := range documents(t) {
+		for _, m := range yamlBlock.FindAllStringSubmatch(read(t, name), -1) {
+			found++
+			if _, err := manifest.Parse(name, []byte(m[1])); err != nil {
+				t.Errorf("%s: %v in\n%s", name, err, m[1])
+			}
+		}
+	}
+	if found < 3 {
+		t.Errorf("got = %d manifests in the documentation, want at least 3", found)
 	}
 }
