@@ -55,7 +55,14 @@ func New(o Options) *Driver {
 
 // Close implements driver.Driver. A pool that live environments use stays
 // mounted for the next server.
-func (d *Driver) Close() error { return d.pool.Close() }
+func (d *Driver) Close() error {
+	err := d.pool.Close()
+	if mayfly.KindOf(err) == mayfly.Conflict {
+		d.log.Info("the pool stays mounted: environments use it")
+		return nil
+	}
+	return err
+}
 
 // runtime returns the runtime of an isolation.
 func (d *Driver) runtime(i mayfly.Isolation) (sandbox.Runtime, error) {

@@ -1,0 +1,230 @@
+package local
+
+import (
+	"archive/tar"
+	"bytes"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"mayfly.dev/mayfly"
+	"mayfly.dev/mayfly/internal/cgroup"
+	"mayfly.dev/mayfly/internal/driver"
+	"mayfly.dev/mayfly/internal/driver/drivertest"
+	"mayfly.dev/mayfly/internal/sandbox"
+	"mayfly.dev/mayfly/internal/volume"
+)
+
+var guestProgram string
+
+func TestMain(m *testing.M) {
+	dir, err := os.MkdirTemp("", "mayfly-local-")
+	if err == nil {
+		guestProgram = filepath.Join(dir, "mayfly-guest")
+		build := exec.Command("go", "build", "-o", guestProgram, "mayfly.dev/mayfly/cmd/mayfly-guest")
+		build.Env = append(os.Environ(), "CGO_ENABLED=0")
+		build.Stderr = os.Stderr
+		err = build.Run()
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	status := m.Run()
+	os.RemoveAll(dir)
+	os.Exit(status)
+}
+
+// open makes a driver on a pool of the given kind.
+func open(t *testing.T, kind volume.Kind) *Driver {
+	t.Helper()
+	if os.Getuid() != 0 {
+		t.Skip("needs root: makes mounts, namespaces and cgroups")
+	}
+	dir := t.TempDir()
+	pool, err := volume.Open(t.Context(), volume.Options{Dir: filepath.Join(dir, "pool"), Kind: kind})
+	if err != nil {
+		t.Fatal(err)
+	}
+	groups, err := cgroup.Open(cgroup.Options{Installation: "test" + strings.ToLower(filepath.Base(dir))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	native, err := sandbox.NewNative(sandbox.Options{Cgroups: groups, Guest: guestProgram})
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := New(Options{
+		Dir: filepath.Join(dir, "templates"), Pool: pool, Log: slog.New(slog.NewTextHandler(t.Output(), nil)),
+		Runtimes: map[mayfly.Isolation]func() (sandbox.Runtime, error){
+			mayfly.Native: func() (sandbox.Runtime, error) { return native, nil },
+		},
+	})
+	t.Cleanup(func() {
+		if handles, err := d.List(t.Context()); err == nil {
+			for _, h := range handles {
+				t.Errorf("%s is left", h.Environment)
+			}
+		}
+		if err := d.Close(); err != nil {
+			t.Error(err)
+		}
+		native.Close()
+		if err := groups.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return d
+}
+
+func lock(digit string, setup ...string) mayfly.Lock {
+	return mayfly.Lock{
+		Version: 1, Base: mayfly.LockedBase{Kind: "host", Digest: "sha256:" + strings.Repeat("b", 64)},
+		Setup: setup, Template: "sha256:" + strings.Repeat(digit, 64), Seed: 7, Epoch: 1_700_000_000,
+		Env: map[string]string{"GREETING": "hello"},
+	}
+}
+
+func workspace(files map[string]string) io.Reader {
+	var buf bytes.Buffer
+	w := tar.NewWriter(&buf)
+	for name, content := range files {
+		w.WriteHeader(&tar.Header{Name: name, Typeflag: tar.TypeReg, Mode: 0o644, Size: int64(len(content))})
+		io.WriteString(w, content)
+	}
+	w.Close()
+	return &buf
+}
+
+func put(t *testing.T, d *Driver, l mayfly.Lock) {
+	t.Helper()
+	var log bytes.Buffer
+	if err := d.PutTemplate(t.Context(), l, workspace(map[string]string{"README": "read me\n"}), &log); err != nil {
+		t.Fatalf("%v\n%s", err, log.String())
+	}
+}
+
+func TestDriver(t *testing.T) {
+	for _, kind := range []volume.Kind{volume.Btrfs, volume.Plain} {
+		t.Run(string(kind), func(t *testing.T) {
+			drivertest.Run(t, func(t *testing.T) drivertest.Fixture {
+				d := open(t, kind)
+				put(t, d, lock("a"))
+				return drivertest.Fixture{
+					Driver: d, Template: lock("a").Template,
+					Write: func(name, content string) []string {
+						return []string{"sh", "-c", `printf %s "$2" > "$1"`, "sh", name, content}
+					},
+					Sleep: []string{"sleep", "1000"}, Fail: []string{"false"},
+				}
+			})
+		})
+	}
+}
+
+// output runs a command in a new environment and returns what it wrote.
+func output(t *testing.T, d *Driver, l mayfly.Lock, command ...string) string {
+	t.Helper()
+	h := driver.Handle{Environment: "env-output", Isolation: mayfly.Native, UIDBase: 0x3000_0000}
+	s := driver.Spec{Template: l.Template, Limits: mayfly.DefaultLimits}
+	if err := d.Create(t.Context(), h, s); err != nil {
+		t.Fatal(err)
+	}
+	defer d.Destroy(t.Context(), h)
+	if err := d.Start(t.Context(), h, s); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.StartProcess(t.Context(), h, s, driver.Process{Run: "run-1", Command: command}); err != nil {
+		t.Fatal(err)
+	}
+	a, err := d.Attach(t.Context(), h, "run-1", true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Close()
+	var text strings.Builder
+	for {
+		o, err := a.Recv()
+		if err == io.EOF {
+			return text.String()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		text.Write(o.Data)
+	}
+}
+
+func TestProcessesSeeTheLocksVariablesAndTheWorkspace(t *testing.T) {
+	d := open(t, "")
+	put(t, d, lock("c"))
+	got := output(t, d, lock("c"), "sh", "-c", `echo $GREETING $MAYFLY_SEED $SOURCE_DATE_EPOCH $TZ $HOME $(id -un) $(hostname) $PWD; cat README`)
+	want := "hello 7 1700000000 UTC /home/agent agent mayfly /workspace\nread me\n"
+	if got != want {
+		t.Errorf("got = %q, want %q", got, want)
+	}
+}
+
+func TestSetUpIsPartOfTheTemplate(t *testing.T) {
+	d := open(t, "")
+	l := lock("d", "echo built > made; rm README", "test -e made && echo second >> made")
+	put(t, d, l)
+	if got, want := output(t, d, l, "sh", "-c", "ls; cat made"), "made\nbuilt\nsecond\n"; got != want {
+		t.Errorf("got = %q, want %q", got, want)
+	}
+}
+
+func TestSetUpThatFailsLeavesNothing(t *testing.T) {
+	d := open(t, "")
+	l := lock("e", "true", "echo the reason >&2; exit 3")
+	var log bytes.Buffer
+	err := d.PutTemplate(t.Context(), l, workspace(nil), &log)
+	if mayfly.KindOf(err) != mayfly.Invalid || !strings.Contains(log.String(), "the reason") {
+		t.Errorf("got = %v, log %q, want kind %s and the reason in the log", err, log.String(), mayfly.Invalid)
+	}
+	if there, err := d.HasTemplate(t.Context(), l.Template); there || err != nil {
+		t.Errorf("got = %v, %v, want no template", there, err)
+	}
+}
+
+func TestDiffShowsWhatAnEnvironmentChanged(t *testing.T) {
+	d := open(t, "")
+	l := lock("f")
+	put(t, d, l)
+	h := driver.Handle{Environment: "env-diff", Isolation: mayfly.Native, UIDBase: 0x3000_0000}
+	s := driver.Spec{Template: l.Template, Limits: mayfly.DefaultLimits}
+	for _, err := range []error{
+		d.Create(t.Context(), h, s), d.Start(t.Context(), h, s),
+		d.StartProcess(t.Context(), h, s, driver.Process{Run: "run-1", Command: []string{"sh", "-c", "echo more >> README; echo new > new; echo x > /tmp/x"}}),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	defer d.Destroy(t.Context(), h)
+	if exit, err := d.WaitProcess(t.Context(), h, "run-1"); err != nil || exit.Code != 0 {
+		t.Fatal(exit, err)
+	}
+	r, err := d.Diff(t.Context(), h, s, mayfly.DiffRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	patch, err := io.ReadAll(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"--- a/README\n+++ b/README\n", "+more\n", "+++ b/new\n", "+new\n"} {
+		if !strings.Contains(string(patch), want) {
+			t.Errorf("the patch lacks %q:\n%s", want, patch)
+		}
+	}
+	if strings.Contains(string(patch), "tmp/x") {
+		t.Errorf("the patch has more than the workspace:\n%s", patch)
+	}
+}
