@@ -3,6 +3,8 @@
 // environment's commands on request; see packages boot and wire for its two
 // sockets, and package record for what it writes.
 //
+// Executed as mayfly-launcher, it starts guests for a server.
+//
 // Its start is on the path of every environment's creation: it imports little.
 package main
 
@@ -22,6 +24,10 @@ import (
 func init() { runtime.LockOSThread() }
 
 func main() {
+	if os.Args[0] == boot.LauncherName {
+		launcher()
+		return
+	}
 	unix.CloseOnExec(boot.SocketFD)
 	unix.CloseOnExec(boot.ListenerFD)
 	w, err := start()
@@ -36,14 +42,19 @@ func main() {
 	w.fork()
 }
 
-// start makes the environment and returns the guest that serves it.
+// start makes the environment and returns the guest that serves it. What
+// needs no mount of the server's comes first: the server makes them meanwhile.
 func start() (*warden, error) {
 	unix.Umask(0o022)
-	t, err := prepare()
+	c, err := config()
 	if err != nil {
 		return nil, err
 	}
-	c, fds, err := instructions()
+	t, err := prepare(c)
+	if err != nil {
+		return nil, err
+	}
+	fds, err := descriptors(boot.FirstBind + len(c.Binds))
 	if err != nil {
 		return nil, err
 	}
@@ -66,59 +77,83 @@ func answer(b []byte) {
 	unix.Close(boot.SocketFD)
 }
 
-// instructions receives the config and the descriptors. A server that ends
-// before it has sent them takes the guest with it.
-func instructions() (boot.Config, []int, error) {
-	buf := make([]byte, 64<<10)
-	rights := make([]byte, unix.CmsgSpace(4*(boot.FirstBind+boot.MaxBinds)))
-	n, rn, _, _, err := unix.Recvmsg(boot.SocketFD, buf, rights, unix.MSG_CMSG_CLOEXEC)
+// config reads the config. A server that ends before it has sent everything
+// takes the guest with it.
+func config() (boot.Config, error) {
+	head, err := readFull(4)
 	if err != nil {
-		return boot.Config{}, nil, failed("receive instructions", err)
+		return boot.Config{}, err
 	}
-	if n == 0 {
-		os.Exit(0)
+	size := int(uint32(head[0]) | uint32(head[1])<<8 | uint32(head[2])<<16 | uint32(head[3])<<24)
+	if size > boot.MaxConfig {
+		return boot.Config{}, boot.ErrMalformed
+	}
+	body, err := readFull(size)
+	if err != nil {
+		return boot.Config{}, err
+	}
+	return boot.Parse(body)
+}
+
+func readFull(n int) ([]byte, error) {
+	b := make([]byte, n)
+	for done := 0; done < n; {
+		m, err := unix.Read(boot.SocketFD, b[done:])
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			return nil, failed("receive config", err)
+		}
+		if m == 0 {
+			os.Exit(0)
+		}
+		done += m
+	}
+	return b, nil
+}
+
+// descriptors receives the mounts.
+func descriptors(want int) ([]int, error) {
+	for {
+		message, fds, err := receive(boot.SocketFD, 1)
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			return nil, failed("receive mounts", err)
+		}
+		if len(message) == 0 {
+			os.Exit(0)
+		}
+		if message[0] != boot.Mounts || len(fds) != want {
+			return nil, boot.ErrMalformed
+		}
+		return fds, nil
+	}
+}
+
+// receive receives a message of at most size bytes and its descriptors.
+func receive(socket, size int) ([]byte, []int, error) {
+	b := make([]byte, size)
+	rights := make([]byte, unix.CmsgSpace(4*253))
+	n, rn, _, _, err := unix.Recvmsg(socket, b, rights, unix.MSG_CMSG_CLOEXEC)
+	if err != nil {
+		return nil, nil, err
 	}
 	var fds []int
 	messages, err := unix.ParseSocketControlMessage(rights[:rn])
 	if err != nil {
-		return boot.Config{}, nil, failed("receive descriptors", err)
+		return nil, nil, err
 	}
 	for i := range messages {
 		more, err := unix.ParseUnixRights(&messages[i])
 		if err != nil {
-			return boot.Config{}, nil, failed("receive descriptors", err)
+			return nil, nil, err
 		}
 		fds = append(fds, more...)
 	}
-	c, err := config(buf[:n])
-	if err == nil && len(fds) != boot.FirstBind+len(c.Binds) {
-		err = boot.ErrMalformed
-	}
-	return c, fds, err
-}
-
-// config reads the rest of the config after its first bytes.
-func config(b []byte) (boot.Config, error) {
-	for {
-		if len(b) >= 4 {
-			size := int(uint32(b[0]) | uint32(b[1])<<8 | uint32(b[2])<<16 | uint32(b[3])<<24)
-			if size > boot.MaxConfig {
-				return boot.Config{}, boot.ErrMalformed
-			}
-			if len(b) >= 4+size {
-				return boot.Parse(b[4 : 4+size])
-			}
-		}
-		more := make([]byte, 64<<10)
-		n, err := unix.Read(boot.SocketFD, more)
-		if err != nil {
-			return boot.Config{}, failed("receive instructions", err)
-		}
-		if n == 0 {
-			return boot.Config{}, boot.ErrMalformed
-		}
-		b = append(b, more[:n]...)
-	}
+	return b[:n], fds, nil
 }
 
 // stepError says what failed; it spares the guest package fmt.

@@ -10,70 +10,115 @@ import (
 	"mayfly.dev/mayfly/internal/sandbox/boot"
 )
 
-// tree is what the guest can make of the root file system before its
-// instructions arrive.
+// tree is what the guest can make of the root file system before the server's
+// mounts arrive. It takes shape over the host's /proc and /dev, in this mount
+// namespace, because Linux before 6.15 cannot mount upon what is not attached.
 type tree struct {
-	proc, dev, pts, empty int // mounts
+	proc, dev, empty int // mounts, with others upon them
 }
 
-// nodes are the devices that environments have.
-var nodes = []string{"null", "zero", "full", "random", "urandom", "tty"}
+// quiet is the attributes of the kernel's own file systems.
+const quiet = unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NOEXEC
 
-// prepare makes mounts while the server makes the others. /dev takes shape
-// over the host's, in this mount namespace, because Linux before 6.15 cannot
-// mount upon what is not attached.
-func prepare() (t tree, err error) {
+// prepare makes mounts and sets what belongs to the new namespaces.
+func prepare(c boot.Config) (t tree, err error) {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return t, failed("make mounts private", err)
 	}
-	const quiet = unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NOEXEC
+	t.empty, err = mount("tmpfs", quiet|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_RDONLY, "mode", "755", "size", "4k", "nr_inodes", "1")
+	if err != nil {
+		return t, failed("mount /sys", err)
+	}
+	if err := attach(t.empty, "/sys"); err != nil {
+		return t, err
+	}
+	if err := t.devices(c); err != nil {
+		return t, err
+	}
 	// Needs a /proc that shows everything in this namespace, so it comes
 	// before the host's is left behind.
 	if t.proc, err = mount("proc", quiet|unix.MOUNT_ATTR_NODEV); err != nil {
 		return t, failed("mount proc (is the server's own /proc masked?)", err)
 	}
-	var devices [6]int
-	for i, name := range nodes {
-		devices[i], err = unix.OpenTree(unix.AT_FDCWD, "/dev/"+name, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
-		if err != nil {
-			return t, failed("clone /dev/"+name, err)
-		}
-	}
-	if t.dev, err = mount("tmpfs", quiet, "mode", "755", "size", "64k", "nr_inodes", "64"); err != nil {
-		return t, failed("mount /dev", err)
-	}
-	if err := attach(t.dev, "/dev"); err != nil {
+	if err := attach(t.proc, "/proc"); err != nil {
 		return t, err
 	}
-	for i, name := range nodes {
-		if err := unix.Mknodat(t.dev, name, unix.S_IFREG|0o444, 0); err != nil {
-			return t, failed("make /dev/"+name, err)
-		}
-		if err := attach(devices[i], "/dev/"+name); err != nil {
+	if !c.Nested {
+		if err := mask(); err != nil {
 			return t, err
 		}
-		unix.Close(devices[i])
 	}
-	for _, l := range [][2]string{
-		{"fd", "/proc/self/fd"}, {"stdin", "/proc/self/fd/0"}, {"stdout", "/proc/self/fd/1"},
-		{"stderr", "/proc/self/fd/2"}, {"ptmx", "pts/ptmx"},
-	} {
-		if err := unix.Symlinkat(l[1], t.dev, l[0]); err != nil {
-			return t, failed("make /dev/"+l[0], err)
-		}
+	if err := unix.Sethostname([]byte(c.Hostname)); err != nil {
+		return t, failed("set hostname", err)
 	}
-	for _, name := range []string{"pts", "shm"} {
-		if err := unix.Mkdirat(t.dev, name, 0o755); err != nil {
-			return t, failed("make /dev/"+name, err)
-		}
-	}
-	if t.empty, err = mount("tmpfs", quiet|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_RDONLY, "mode", "755", "size", "4k", "nr_inodes", "1"); err != nil {
-		return t, failed("mount /sys", err)
+	if err := unix.Unshare(unix.CLONE_NEWCGROUP); err != nil {
+		return t, failed("unshare cgroup namespace", err)
 	}
 	return t, failed("bring up loopback", loopback())
 }
 
-// enter makes the root file system whole and the namespaces' root.
+// nodes are the devices that environments have.
+var nodes = [...]string{"null", "zero", "full", "random", "urandom", "tty"}
+
+// devices makes /dev, upon the host's.
+func (t *tree) devices(c boot.Config) (err error) {
+	var devices [len(nodes)]int
+	for i, name := range nodes {
+		devices[i], err = unix.OpenTree(unix.AT_FDCWD, "/dev/"+name, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+		if err != nil {
+			return failed("clone /dev/"+name, err)
+		}
+	}
+	if t.dev, err = mount("tmpfs", quiet, "mode", "755", "size", "64k", "nr_inodes", "64"); err != nil {
+		return failed("mount /dev", err)
+	}
+	if err := attach(t.dev, "/dev"); err != nil {
+		return err
+	}
+	for i, name := range nodes {
+		if err := unix.Mknodat(t.dev, name, unix.S_IFREG|0o444, 0); err != nil {
+			return failed("make /dev/"+name, err)
+		}
+		if err := attach(devices[i], "/dev/"+name); err != nil {
+			return err
+		}
+		unix.Close(devices[i])
+	}
+	for _, l := range [...][2]string{
+		{"fd", "/proc/self/fd"}, {"stdin", "/proc/self/fd/0"}, {"stdout", "/proc/self/fd/1"},
+		{"stderr", "/proc/self/fd/2"}, {"ptmx", "pts/ptmx"},
+	} {
+		if err := unix.Symlinkat(l[1], t.dev, l[0]); err != nil {
+			return failed("make /dev/"+l[0], err)
+		}
+	}
+	// A terminal's device belongs to the user of commands, who may open it by
+	// name; group 5 is tty wherever there is such a group.
+	if err := t.below("pts", "devpts", quiet, "ptmxmode", "666", "mode", "620", "gid", "5",
+		"uid", strconv.FormatUint(uint64(c.UID), 10), "max", "1024"); err != nil {
+		return err
+	}
+	if err := t.below("shm", "tmpfs", quiet|unix.MOUNT_ATTR_NODEV, "mode", "1777",
+		"size", strconv.FormatUint(c.SharedMemory, 10)); err != nil {
+		return err
+	}
+	return failed("make /dev read-only", unix.MountSetattr(t.dev, "", unix.AT_EMPTY_PATH, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}))
+}
+
+// below mounts a new file system upon a directory of /dev.
+func (t *tree) below(name, kind string, attr int, options ...string) error {
+	if err := unix.Mkdirat(t.dev, name, 0o755); err != nil {
+		return failed("make /dev/"+name, err)
+	}
+	fd, err := mount(kind, attr, options...)
+	if err != nil {
+		return failed("mount /dev/"+name, err)
+	}
+	defer unix.Close(fd)
+	return attach(fd, "/dev/"+name)
+}
+
+// enter makes the server's mount the root and the tree whole.
 func (t tree) enter(c boot.Config, fds []int) error {
 	old, err := pivot(fds[boot.RootFD])
 	if err != nil {
@@ -86,30 +131,17 @@ func (t tree) enter(c boot.Config, fds []int) error {
 		}
 		unix.Close(fds[boot.FirstBind+i])
 	}
-	if err := t.devices(c); err != nil {
-		return err
-	}
-	if err := place(t.proc, "/proc"); err != nil {
-		return err
-	}
-	if err := place(t.empty, "/sys"); err != nil {
-		return err
-	}
-	if !c.Nested {
-		if err := t.mask(); err != nil {
+	for _, m := range [...]struct {
+		fd   int
+		path string
+	}{{t.dev, "/dev"}, {t.proc, "/proc"}, {t.empty, "/sys"}} {
+		if err := place(m.fd, m.path); err != nil {
 			return err
 		}
+		unix.Close(m.fd)
 	}
-	for _, fd := range []int{t.proc, t.dev, t.pts, t.empty, fds[boot.RootFD]} {
-		unix.Close(fd)
-	}
-	if err := leave(old); err != nil {
-		return err
-	}
-	if err := failed("set hostname", unix.Sethostname([]byte(c.Hostname))); err != nil {
-		return err
-	}
-	return failed("unshare cgroup namespace", unix.Unshare(unix.CLONE_NEWCGROUP))
+	unix.Close(fds[boot.RootFD])
+	return leave(old)
 }
 
 // pivot makes the mount the root and returns the old one, which lies on top
@@ -119,11 +151,11 @@ func pivot(root int) (old int, err error) {
 	if err != nil {
 		return -1, failed("open old root", err)
 	}
-	const staging = "/proc" // any directory that every machine has
+	const staging = "/" // upon the old root, which stays this process's until the pivot
 	if err := attach(root, staging); err != nil {
 		return -1, err
 	}
-	if err := unix.Chdir(staging); err != nil {
+	if err := unix.Fchdir(root); err != nil {
 		return -1, failed("enter root", err)
 	}
 	return old, failed("pivot_root", unix.PivotRoot(".", "."))
@@ -141,33 +173,6 @@ func leave(old int) error {
 	return failed("enter root", unix.Chdir("/"))
 }
 
-// devices moves /dev to its place and completes it.
-func (t *tree) devices(c boot.Config) (err error) {
-	if err := place(t.dev, "/dev"); err != nil {
-		return err
-	}
-	const quiet = unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NOEXEC
-	// A terminal's device belongs to the user of commands, who may open it by
-	// name; group 5 is tty wherever there is such a group.
-	t.pts, err = mount("devpts", quiet, "ptmxmode", "666", "mode", "620", "gid", "5",
-		"uid", strconv.FormatUint(uint64(c.UID), 10), "max", "1024")
-	if err != nil {
-		return failed("mount /dev/pts", err)
-	}
-	if err := attach(t.pts, "/dev/pts"); err != nil {
-		return err
-	}
-	shm, err := mount("tmpfs", quiet|unix.MOUNT_ATTR_NODEV, "mode", "1777", "size", strconv.FormatUint(c.SharedMemory, 10))
-	if err != nil {
-		return failed("mount /dev/shm", err)
-	}
-	defer unix.Close(shm)
-	if err := attach(shm, "/dev/shm"); err != nil {
-		return err
-	}
-	return failed("make /dev read-only", unix.MountSetattr(t.dev, "", unix.AT_EMPTY_PATH, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}))
-}
-
 // What /proc shows of the machine, and what could change it.
 var (
 	hiddenFiles = []string{"kcore", "keys", "key-users", "timer_list", "sched_debug", "latency_stats",
@@ -179,7 +184,7 @@ var (
 // mask hides and locks parts of /proc and takes away user namespaces. Where
 // sandboxes nest, nothing may be hidden: the kernel refuses to mount a new
 // /proc in a namespace that does not see all of its own.
-func (t tree) mask() error {
+func mask() error {
 	if err := set("/proc/sys/user/max_user_namespaces", "0"); err != nil {
 		return err
 	}

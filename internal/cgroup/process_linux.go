@@ -23,43 +23,60 @@ func (t *Tree) Directory(env string) (*os.File, error) {
 	return os.Open(filepath.Join(t.v2, env))
 }
 
-// Enter moves the calling thread into the environment's v1 groups, so that a
-// process that it clones is born there, and returns how to get back. The
-// caller has locked the goroutine to its thread; when leaving fails, it must
-// let the thread end.
+// Doors opens the files through which a thread enters the environment's v1
+// groups, and those through which it gets back to where this process is: it
+// writes "0" into each. What it clones in between is born in the groups.
 //
 // A thread that moves itself takes none of the locks that moving another
 // process takes, which can cost many milliseconds.
-func (t *Tree) Enter(env string) (leave func() error, err error) {
-	if len(t.v1) == 0 {
-		return func() error { return nil }, nil
-	}
-	from, err := t.current()
+func (t *Tree) Doors(env string) (in, out []*os.File, err error) {
+	home, err := t.current()
 	if err != nil {
-		return nil, fmt.Errorf("enter control groups: %w", err)
+		return nil, nil, fmt.Errorf("open control groups: %w", err)
 	}
-	leave = func() error {
-		var errs []error
-		for _, dir := range from {
-			errs = append(errs, write(dir, "tasks", "0"))
-		}
-		return errors.Join(errs...)
-	}
+	var there []string
 	for _, dir := range t.dirs(env) {
-		if filepath.Dir(dir) == t.v2 {
-			continue
-		}
-		if err := write(dir, "tasks", "0"); err != nil {
-			return nil, fmt.Errorf("enter control groups: %w", errors.Join(err, leave()))
+		if filepath.Dir(dir) != t.v2 {
+			there = append(there, dir)
 		}
 	}
-	return leave, nil
+	in, err = openTasks(there)
+	if err == nil {
+		out, err = openTasks(home)
+	}
+	if err != nil {
+		closeAll(in)
+		return nil, nil, fmt.Errorf("open control groups: %w", err)
+	}
+	return in, out, nil
 }
 
-// current returns the calling thread's v1 groups, of the hierarchies that the
-// tree uses.
+func openTasks(dirs []string) ([]*os.File, error) {
+	var files []*os.File
+	for _, dir := range dirs {
+		f, err := os.OpenFile(filepath.Join(dir, "tasks"), os.O_WRONLY, 0)
+		if err != nil {
+			closeAll(files)
+			return nil, err
+		}
+		files = append(files, f)
+	}
+	return files, nil
+}
+
+func closeAll(files []*os.File) {
+	for _, f := range files {
+		f.Close()
+	}
+}
+
+// current returns this process's v1 groups, of the hierarchies that the tree
+// uses.
 func (t *Tree) current() ([]string, error) {
-	b, err := os.ReadFile("/proc/thread-self/cgroup")
+	if len(t.v1) == 0 {
+		return nil, nil
+	}
+	b, err := os.ReadFile("/proc/self/cgroup")
 	if err != nil {
 		return nil, err
 	}

@@ -9,10 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strconv"
-	"sync"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -30,10 +27,8 @@ const (
 
 // process is a guest that this process started.
 type process struct {
-	pid   int
 	pidfd *os.File
-	done  chan struct{} // closed when it is reaped, or forgotten
-	once  sync.Once
+	done  chan struct{} // closed when it has ended, or is forgotten
 }
 
 // forget stops waiting for the process.
@@ -42,9 +37,9 @@ func (p *process) forget() { p.pidfd.SetReadDeadline(time.Unix(1, 0)) }
 // start makes everything that a sandbox consists of. The guest starts first;
 // the mounts are made while it loads.
 func (n *Native) start(ctx context.Context, s Spec) error {
-	limits := s.Limits
-	tasks := max(limits.PIDs, minTasks)
+	limits, tasks := s.Limits, int64(0)
 	if limits.PIDs > 0 {
+		tasks = max(limits.PIDs, minTasks)
 		// Commands are held to their number by RLIMIT_NPROC, which does not
 		// count the guest. A guest that cannot make a thread would break.
 		limits.PIDs = tasks + reserve
@@ -70,7 +65,32 @@ func (n *Native) start(ctx context.Context, s Spec) error {
 	if err != nil {
 		return err
 	}
-	m, err := assemble(s, p.pid)
+	defer context.AfterFunc(ctx, func() { ours.SetDeadline(time.Unix(1, 0)) })()
+	if err := n.boot(s, uint64(tasks), p, ours); err != nil {
+		if ctx.Err() != nil {
+			err = ctx.Err()
+		}
+		return fmt.Errorf("boot guest: %w%s", err, lastWords(s.Host))
+	}
+	return nil
+}
+
+// boot tells the guest what to do, makes its mounts meanwhile, and waits
+// until it is ready.
+func (n *Native) boot(s Spec, tasks uint64, p *process, conn *os.File) error {
+	nested := 0
+	if s.Nested {
+		nested = 1
+	}
+	c := boot.Config{
+		Hostname: Hostname, Nested: s.Nested, UID: UID, GID: GID, Tasks: tasks,
+		SharedMemory: sharedMemory(s.Limits.Memory), Filter: n.filters[nested],
+		Env: s.Env, Binds: s.targets(),
+	}
+	if err := tell(conn, c); err != nil {
+		return err
+	}
+	m, err := assemble(s, p.pidfd)
 	if err != nil {
 		return err
 	}
@@ -80,23 +100,38 @@ func (n *Native) start(ctx context.Context, s Spec) error {
 		return err
 	}
 	defer kills.Close()
-	nested := 0
-	if s.Nested {
-		nested = 1
-	}
-	config := boot.Config{
-		Hostname: Hostname, Nested: s.Nested, UID: UID, GID: GID,
-		SharedMemory: sharedMemory(limits.Memory), Filter: n.filters[nested],
-		Env: s.Env, Binds: m.targets,
-	}
-	if limits.PIDs > 0 {
-		config.Tasks = uint64(tasks)
-	}
 	fds := append([]int{m.root, m.runs, int(kills.Fd())}, m.binds...)
-	if err := boots(ctx, ours, config, fds); err != nil {
-		return fmt.Errorf("%w%s", err, lastWords(s.Host))
+	if _, err := sendRights(conn, []byte{boot.Mounts}, fds); err != nil && !errors.Is(err, unix.EPIPE) {
+		return err
+	}
+	return hear(conn)
+}
+
+// tell sends the config.
+func tell(conn *os.File, c boot.Config) error {
+	b := boot.Append(make([]byte, 4), c)
+	if len(b) > boot.MaxConfig {
+		return mayfly.Errorf(mayfly.Invalid, "the environment's variables take %d bytes, %d at most", len(b), boot.MaxConfig)
+	}
+	binary.LittleEndian.PutUint32(b, uint32(len(b)-4))
+	if _, err := conn.Write(b); err != nil && !errors.Is(err, unix.EPIPE) {
+		return err
 	}
 	return nil
+}
+
+// hear waits for the guest's answer.
+func hear(conn *os.File) error {
+	answer, err := io.ReadAll(io.LimitReader(conn, 4096))
+	switch {
+	case len(answer) > 0 && answer[0] == boot.Ready:
+		return nil
+	case len(answer) > 0 && answer[0] == boot.Failed:
+		return fmt.Errorf("%q", answer[1:])
+	case err != nil:
+		return err
+	}
+	return errors.New("the guest ended before it was ready")
 }
 
 // sharedMemory is the size of /dev/shm: it counts as memory, so it may be
@@ -172,14 +207,8 @@ func socketpair() (ours, theirs *os.File, err error) {
 	return os.NewFile(uintptr(fds[0]), "boot"), os.NewFile(uintptr(fds[1]), "boot"), nil
 }
 
-// launch starts the guest in namespaces of its own, inside the environment's
-// control groups from its first instruction on.
+// launch starts the guest.
 func (n *Native) launch(s Spec, bootSocket *os.File, listener int) (*process, error) {
-	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
-	if err != nil {
-		return nil, err
-	}
-	defer null.Close()
 	log, err := os.OpenFile(filepath.Join(s.Host, logName), os.O_WRONLY|os.O_CREATE|os.O_TRUNC|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("open guest log: %w", err)
@@ -189,53 +218,27 @@ func (n *Native) launch(s Spec, bootSocket *os.File, listener int) (*process, er
 	if err != nil {
 		return nil, fmt.Errorf("open control group: %w", err)
 	}
-	ids := []syscall.SysProcIDMap{{ContainerID: 0, HostID: int(s.UIDBase), Size: 65536}}
-	pidfd := -1
-	attr := &syscall.SysProcAttr{
-		// The cgroup namespace is made by the guest: made here, it would
-		// begin at this process's group.
-		Cloneflags: unix.CLONE_NEWUSER | unix.CLONE_NEWNS | unix.CLONE_NEWPID |
-			unix.CLONE_NEWNET | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS,
-		UidMappings: ids, GidMappings: ids, GidMappingsEnableSetgroups: true,
-		Credential: &syscall.Credential{Uid: 0, Gid: 0},
-		Setsid:     true,
-		PidFD:      &pidfd,
+	defer group.Close()
+	in, out, err := n.cgroups.Doors(s.Environment)
+	if err != nil {
+		return nil, err
 	}
+	files := []*os.File{}
 	if group != nil {
-		defer group.Close()
-		attr.UseCgroupFD, attr.CgroupFD = true, int(group.Fd())
+		files = append(files, group)
 	}
-	pid, err := n.fork(s.Environment, &syscall.ProcAttr{
-		Dir:   "/",
-		Env:   []string{"GOMAXPROCS=1", "GOTRACEBACK=single"},
-		Files: []uintptr{null.Fd(), log.Fd(), log.Fd(), bootSocket.Fd(), uintptr(listener)},
-		Sys:   attr,
-	})
+	files = append(append(files, in...), out...)
+	fds := []int{int(log.Fd()), int(bootSocket.Fd()), listener, int(n.guest.Fd())}
+	for _, f := range files {
+		defer f.Close()
+		fds = append(fds, int(f.Fd()))
+	}
+	p, err := n.ask(boot.Launch{UIDBase: s.UIDBase, Group: group != nil, In: len(in), Out: len(out), Name: s.Environment}, fds)
 	if err != nil {
 		return nil, fmt.Errorf("start guest: %w", err)
 	}
-	p := &process{pid: pid, done: make(chan struct{})}
-	unix.SetNonblock(pidfd, true)
-	p.pidfd = os.NewFile(uintptr(pidfd), "guest")
 	n.adopt(s.Environment, p)
 	return p, nil
-}
-
-// fork starts the guest program from a thread that is in the environment's
-// control groups.
-func (n *Native) fork(env string, attr *syscall.ProcAttr) (int, error) {
-	runtime.LockOSThread()
-	leave, err := n.cgroups.Enter(env)
-	if err != nil {
-		return 0, err // the thread may be anywhere: let it end
-	}
-	path := "/proc/self/fd/" + strconv.Itoa(int(n.guest.Fd()))
-	pid, err := syscall.ForkExec(path, []string{"mayfly-guest", env}, attr)
-	if left := leave(); left != nil {
-		return pid, err // as above
-	}
-	runtime.UnlockOSThread()
-	return pid, err
 }
 
 // adopt waits for the guest's end, without a thread of its own.
@@ -247,10 +250,7 @@ func (n *Native) adopt(env string, p *process) {
 		defer close(p.done)
 		defer p.pidfd.Close()
 		if raw, err := p.pidfd.SyscallConn(); err == nil {
-			raw.Read(func(fd uintptr) bool {
-				err := unix.Waitid(unix.P_PIDFD, int(fd), nil, unix.WEXITED|unix.WNOHANG, nil)
-				return err == unix.ECHILD || gone(int(fd))
-			})
+			raw.Read(func(fd uintptr) bool { return ended(int(fd)) })
 		}
 		n.mu.Lock()
 		if n.guests[env] == p {
@@ -260,36 +260,11 @@ func (n *Native) adopt(env string, p *process) {
 	})
 }
 
-// gone reports whether the process of a pidfd is reaped.
-func gone(pidfd int) bool {
-	return unix.PidfdSendSignal(pidfd, 0, nil, 0) == unix.ESRCH
-}
-
-// boots sends the guest what it needs and waits until it is ready.
-func boots(ctx context.Context, conn *os.File, c boot.Config, fds []int) error {
-	defer context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })()
-	b := boot.Append(make([]byte, 4), c)
-	if len(b) > boot.MaxConfig {
-		return mayfly.Errorf(mayfly.Invalid, "the environment's variables take %d bytes, %d at most", len(b), boot.MaxConfig)
-	}
-	binary.LittleEndian.PutUint32(b, uint32(len(b)-4))
-	sent, err := sendRights(conn, b, fds)
-	if err == nil {
-		_, err = conn.Write(b[sent:])
-	}
-	if err != nil && !errors.Is(err, unix.EPIPE) {
-		return fmt.Errorf("instruct guest: %w", err)
-	}
-	answer, err := io.ReadAll(io.LimitReader(conn, 4096))
-	switch {
-	case len(answer) > 0 && answer[0] == boot.Ready:
-		return nil
-	case len(answer) > 0 && answer[0] == boot.Failed:
-		return fmt.Errorf("guest: %q", answer[1:])
-	case ctx.Err() != nil:
-		return fmt.Errorf("wait for guest: %w", ctx.Err())
-	}
-	return errors.New("the guest ended before it was ready")
+// ended reports whether the process of a pidfd has ended.
+func ended(pidfd int) bool {
+	fds := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}
+	n, err := unix.Poll(fds, 0)
+	return n > 0 && err == nil
 }
 
 // sendRights sends the beginning of b together with descriptors.

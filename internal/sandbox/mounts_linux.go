@@ -3,26 +3,24 @@ package sandbox
 import (
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"runtime"
-	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
 
 	"mayfly.dev/mayfly"
-	"mayfly.dev/mayfly/internal/sandbox/boot"
 )
 
 // mounts are the detached mounts of one sandbox. They belong to no mount
 // namespace until the guest attaches them in its own; of those that nobody
 // attaches, nothing is left when they are closed.
 type mounts struct {
-	root    int
-	runs    int
-	binds   []int
-	targets []string // of binds
-	open    []int    // everything to close
+	root  int
+	runs  int
+	binds []int // where Spec.targets says
+	open  []int // everything to close
 }
 
 func (m *mounts) close() {
@@ -33,17 +31,14 @@ func (m *mounts) close() {
 
 // assemble makes the mounts of a sandbox. Ids on disk are those seen inside;
 // the mounts map them to the range of the guest's user namespace.
-func assemble(s Spec, pid int) (m *mounts, err error) {
-	if len(s.Binds) >= boot.MaxBinds {
-		return nil, mayfly.Errorf(mayfly.Invalid, "%d directories to show, %d at most", len(s.Binds), boot.MaxBinds)
-	}
+func assemble(s Spec, guest *os.File) (m *mounts, err error) {
 	m = &mounts{}
 	defer func() {
 		if err != nil {
 			m.close()
 		}
 	}()
-	users, err := m.keep(unix.Open("/proc/"+strconv.Itoa(pid)+"/ns/user", unix.O_RDONLY|unix.O_CLOEXEC, 0))
+	users, err := m.keep(userNamespace(guest))
 	if err != nil {
 		return nil, fmt.Errorf("open user namespace: %w", err)
 	}
@@ -55,14 +50,18 @@ func assemble(s Spec, pid int) (m *mounts, err error) {
 		return nil, err
 	}
 	if s.DB != "" {
-		if err := m.bind(s.DB, DBDir, users, private); err != nil {
+		fd, err := m.clone(s.DB, users, private)
+		if err != nil {
 			return nil, err
 		}
+		m.binds = append(m.binds, fd)
 	}
 	for _, b := range s.Binds {
-		if err := m.bind(b.Source, b.Target, -1, private|unix.MOUNT_ATTR_RDONLY); err != nil {
+		fd, err := m.clone(b.Source, -1, private|unix.MOUNT_ATTR_RDONLY)
+		if err != nil {
 			return nil, err
 		}
+		m.binds = append(m.binds, fd)
 	}
 	return m, nil
 }
@@ -75,16 +74,31 @@ func (m *mounts) keep(fd int, err error) (int, error) {
 	return fd, err
 }
 
-func (m *mounts) bind(source, target string, users int, attr uint64) error {
-	if !filepath.IsAbs(target) || strings.Contains(target, "\x00") {
-		return fmt.Errorf("mount %s: bad target %q", source, target)
+// targets says where the binds go, in the order of mounts.binds.
+func (s Spec) targets() []string {
+	var targets []string
+	if s.DB != "" {
+		targets = append(targets, DBDir)
 	}
-	fd, err := m.clone(source, users, attr)
+	for _, b := range s.Binds {
+		targets = append(targets, b.Target)
+	}
+	return targets
+}
+
+// userNamespace opens the user namespace of a process, see ioctl_pidfd(2).
+func userNamespace(pidfd *os.File) (fd int, err error) {
+	raw, err := pidfd.SyscallConn()
 	if err != nil {
-		return err
+		return -1, err
 	}
-	m.binds, m.targets = append(m.binds, fd), append(m.targets, target)
-	return nil
+	cerr := raw.Control(func(p uintptr) {
+		r, _, errno := unix.Syscall(unix.SYS_IOCTL, p, unix.PIDFD_GET_USER_NAMESPACE, 0)
+		if fd = int(r); errno != 0 {
+			err = errno
+		}
+	})
+	return fd, errors.Join(err, cerr)
 }
 
 // clone makes a detached copy of the mount at path, with everything mounted

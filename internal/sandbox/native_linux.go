@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"mayfly.dev/mayfly"
+	"mayfly.dev/mayfly/internal/sandbox/boot"
 )
 
 // Cgroups keeps the control groups of environments, by name.
@@ -25,9 +26,9 @@ type Cgroups interface {
 	// Directory opens the group that a process can be cloned into; nil when
 	// there is no such hierarchy.
 	Directory(env string) (*os.File, error)
-	// Enter moves the calling thread into those groups that a process cannot
-	// be cloned into, and returns how to get back.
-	Enter(env string) (leave func() error, err error)
+	// Doors opens the files into which a thread writes "0" to enter those
+	// groups that a process cannot be cloned into, and to come back.
+	Doors(env string) (in, out []*os.File, err error)
 	// OpenKills opens the file that counts processes killed for memory.
 	OpenKills(env string) (*os.File, error)
 	Look(env string) (exists, populated, frozen bool, err error)
@@ -53,6 +54,9 @@ type Native struct {
 	guest   *os.File // the program, sealed
 	filters [2][]byte
 	reapers sync.WaitGroup
+
+	launching sync.Mutex // guards launcher
+	launcher  *launcher
 
 	mu     sync.Mutex
 	guests map[string]*process // those that this process started and that live, by environment
@@ -140,6 +144,12 @@ func (n *Native) Close() error {
 	}
 	n.mu.Unlock()
 	n.reapers.Wait()
+	n.launching.Lock()
+	defer n.launching.Unlock()
+	if n.launcher != nil {
+		n.launcher.close()
+		n.launcher = nil
+	}
 	return n.guest.Close()
 }
 
@@ -178,6 +188,14 @@ func (s Spec) check() error {
 	}
 	if filepath.Dir(s.Upper) != filepath.Dir(s.Work) {
 		return fmt.Errorf("start sandbox: %s and %s are not beside each other", s.Upper, s.Work)
+	}
+	if len(s.Binds) >= boot.MaxBinds {
+		return mayfly.Errorf(mayfly.Invalid, "%d directories to show, %d at most", len(s.Binds), boot.MaxBinds)
+	}
+	for _, b := range s.Binds {
+		if !filepath.IsAbs(b.Target) || strings.Contains(b.Target, "\x00") {
+			return mayfly.Errorf(mayfly.Invalid, "cannot show %s at %q", b.Source, b.Target)
+		}
 	}
 	for _, e := range s.Env {
 		if strings.Contains(e, "\x00") {

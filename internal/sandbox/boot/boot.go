@@ -1,8 +1,13 @@
-// Package boot is what a sandbox tells its guest at the start: one message
-// with the mounts as descriptors, answered by one.
+// Package boot is what a sandbox tells its guest at the start: how things
+// shall be, and, as soon as they are made, the mounts as descriptors.
 //
-//	server: u32 length, config; the descriptors come with the first byte
+//	server: u32 length, config
+//	server: 'm' with the descriptors
 //	guest:  'r', or 'f' and what failed; then it closes
+//
+// Guests are started by a launcher, the same program under another name, that
+// lives as long as the server: a process as small as that forks in a fraction
+// of the time that the server would take.
 //
 // It imports next to nothing; see package wire of the guest.
 package boot
@@ -19,7 +24,10 @@ const (
 	ListenerFD = 4 // where requests arrive
 )
 
-// The first descriptors of the message; the binds follow in order.
+// Mounts is the byte that the descriptors come with.
+const Mounts byte = 'm'
+
+// The first of those descriptors; the binds follow in order.
 const (
 	RootFD    = 0 // detached mount of the root file system
 	RunsFD    = 1 // detached mount of the directory for logs and exit records

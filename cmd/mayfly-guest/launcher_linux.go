@@ -1,0 +1,102 @@
+package main
+
+import (
+	"errors"
+	"os"
+	"os/signal"
+	"strconv"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"mayfly.dev/mayfly/internal/sandbox/boot"
+)
+
+// launcher starts guests for a server until that goes away. It is small, so
+// that it forks fast.
+func launcher() {
+	unix.CloseOnExec(boot.LauncherFD)
+	signal.Ignore(unix.SIGCHLD) // guests that end leave no zombies
+	for {
+		message, fds, err := receive(boot.LauncherFD, boot.LaunchSize)
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil || len(message) == 0 {
+			os.Exit(0)
+		}
+		pid, pidfd, err := launch(message, fds)
+		for _, fd := range fds {
+			unix.Close(fd)
+		}
+		var answer boot.Launched
+		var rights []byte
+		if err != nil {
+			answer.Errno = uint32(unix.EIO)
+			var errno syscall.Errno
+			if errors.As(err, &errno) {
+				answer.Errno = uint32(errno)
+			}
+		} else {
+			answer.PID = uint32(pid)
+			rights = unix.UnixRights(pidfd)
+		}
+		if unix.Sendmsg(boot.LauncherFD, answer.Append(nil), rights, nil, unix.MSG_NOSIGNAL) != nil {
+			os.Exit(0)
+		}
+		if err == nil {
+			unix.Close(pidfd)
+		}
+	}
+}
+
+// launch starts a guest in namespaces of its own, inside the environment's
+// control groups from its first instruction on.
+func launch(message []byte, fds []int) (pid, pidfd int, err error) {
+	l, err := boot.ParseLaunch(message, len(fds))
+	if err != nil {
+		return 0, -1, err
+	}
+	ids := []syscall.SysProcIDMap{{ContainerID: 0, HostID: int(l.UIDBase), Size: 65536}}
+	attr := &syscall.SysProcAttr{
+		// The cgroup namespace is made by the guest: made here, it would
+		// begin at this process's group.
+		Cloneflags: unix.CLONE_NEWUSER | unix.CLONE_NEWNS | unix.CLONE_NEWPID |
+			unix.CLONE_NEWNET | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS,
+		UidMappings: ids, GidMappings: ids, GidMappingsEnableSetgroups: true,
+		Credential: &syscall.Credential{Uid: 0, Gid: 0},
+		Setsid:     true,
+		PidFD:      &pidfd,
+	}
+	doors := fds[boot.LaunchGroups:]
+	if l.Group {
+		attr.UseCgroupFD, attr.CgroupFD = true, doors[0]
+		doors = doors[1:]
+	}
+	if err := pass(doors[:l.In]); err != nil {
+		return 0, -1, err
+	}
+	pid, err = syscall.ForkExec("/proc/self/fd/"+strconv.Itoa(fds[boot.LaunchProgram]), []string{boot.GuestName, l.Name}, &syscall.ProcAttr{
+		Dir: "/",
+		Env: []string{"GOMAXPROCS=1", "GOTRACEBACK=single"},
+		Files: []uintptr{
+			0, uintptr(fds[boot.LaunchLog]), uintptr(fds[boot.LaunchLog]),
+			uintptr(fds[boot.LaunchBoot]), uintptr(fds[boot.LaunchListener]),
+		},
+		Sys: attr,
+	})
+	if back := pass(doors[l.In:]); back != nil {
+		os.Exit(1) // in the groups of others: the server starts another one
+	}
+	return pid, pidfd, err
+}
+
+// pass moves the calling thread through tasks files.
+func pass(doors []int) error {
+	for _, fd := range doors {
+		if _, err := unix.Write(fd, []byte("0")); err != nil {
+			return err
+		}
+	}
+	return nil
+}
