@@ -53,15 +53,31 @@ func New(o Options) *Driver {
 	return &Driver{dir: o.Dir, pool: o.Pool, runtimes: o.Runtimes, log: o.Log}
 }
 
+// closePatience is how long Close waits for the kernel to let go of the mounts
+// of environments that have ended, which it does a little later.
+const closePatience = 5 * time.Second
+
 // Close implements driver.Driver. A pool that live environments use stays
 // mounted for the next server.
 func (d *Driver) Close() error {
-	err := d.pool.Close()
-	if mayfly.KindOf(err) == mayfly.Conflict {
-		d.log.Info("the pool stays mounted: environments use it")
-		return nil
+	handles, err := d.List(context.Background())
+	if err != nil {
+		return err
 	}
-	return err
+	deadline := time.Now().Add(closePatience)
+	for {
+		err := d.pool.Close()
+		switch {
+		case mayfly.KindOf(err) != mayfly.Conflict:
+			return err
+		case len(handles) > 0:
+			d.log.Info("the pool stays mounted: environments use it", "environments", len(handles))
+			return nil
+		case time.Now().After(deadline):
+			return err
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
 }
 
 // runtime returns the runtime of an isolation.
@@ -299,8 +315,10 @@ func (d *Driver) Snapshot(ctx context.Context, h driver.Handle, snapshot string)
 	if state != sandbox.Alive {
 		return 0, d.pool.Snapshot(ctx, h.Environment, snapshot)
 	}
-	if err := syncFilesystem(d.pool.Live(h.Environment).Upper); err != nil {
-		return 0, fmt.Errorf("flush volume: %w", err)
+	if d.pool.Kind() == volume.Btrfs { // copies are read through the page cache
+		if err := syncFilesystem(d.pool.Live(h.Environment).Upper); err != nil {
+			return 0, fmt.Errorf("flush volume: %w", err)
+		}
 	}
 	began := time.Now()
 	if err := rt.Freeze(ctx, h.Environment); err != nil {

@@ -41,7 +41,7 @@ func TestMain(m *testing.M) {
 }
 
 // open makes a driver on a pool of the given kind.
-func open(t *testing.T, kind volume.Kind) *Driver {
+func open(t testing.TB, kind volume.Kind) *Driver {
 	t.Helper()
 	if os.Getuid() != 0 {
 		t.Skip("needs root: makes mounts, namespaces and cgroups")
@@ -101,7 +101,7 @@ func workspace(files map[string]string) io.Reader {
 	return &buf
 }
 
-func put(t *testing.T, d *Driver, l mayfly.Lock) {
+func put(t testing.TB, d *Driver, l mayfly.Lock) {
 	t.Helper()
 	var log bytes.Buffer
 	if err := d.PutTemplate(t.Context(), l, workspace(map[string]string{"README": "read me\n"}), &log); err != nil {
