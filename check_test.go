@@ -37,6 +37,18 @@ func TestLabelsAreShortPrintableText(t *testing.T) {
 	}
 }
 
+func TestNamesAreDNSLabels(t *testing.T) {
+	for name, ok := range map[string]bool{
+		"a": true, "swift-otter": true, "0": true, "a--b": true, strings.Repeat("a", 63): true,
+		"": false, "-a": false, "a-": false, "A": false, "a.b": false, "a b": false, "a\n": false, "ä": false,
+		"a\xff": false, strings.Repeat("a", 64): false, "../x": false,
+	} {
+		if err := CheckName(name); (err == nil) != ok {
+			t.Errorf("CheckName(%q) = %v, want ok = %v", name, err, ok)
+		}
+	}
+}
+
 func TestKindsListsEveryKind(t *testing.T) {
 	listed := Kinds()
 	if len(listed) != len(kinds) {

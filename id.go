@@ -4,7 +4,6 @@ import (
 	"crypto/rand"
 	"encoding/base32"
 	"encoding/binary"
-	"regexp"
 	"time"
 )
 
@@ -21,12 +20,10 @@ func NewID(prefix string, now time.Time) string {
 	return prefix + "-" + idAlphabet.EncodeToString(b[:])
 }
 
-var namePattern = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
-
 // CheckName reports whether s can name an environment: a DNS label, so that
 // it can also be a hostname and a Kubernetes namespace.
 func CheckName(s string) error {
-	if !namePattern.MatchString(s) {
+	if !isWord(s, lower, "-") {
 		return Errorf(Invalid, "bad name %q", s).
 			Hint("use 1 to 63 lower-case letters, digits and dashes, beginning and ending with a letter or digit")
 	}
