@@ -1,0 +1,161 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"os"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"mayfly.dev/mayfly"
+	"mayfly.dev/mayfly/internal/diff"
+)
+
+func (a *app) diffCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "diff ENV",
+		Short: "Show what changed in an environment",
+		Long: `Show what changed in an environment's workspace since it was made: a patch in
+git's format, binary files and modes included. --from and --to name snapshots
+to compare instead of the beginning and the state now. On a terminal it is
+coloured, and control characters in it are made visible; into a pipe it is
+exact. With --json: a list of Change objects.`,
+		Example: `  mayfly diff swift-otter
+  mayfly diff swift-otter --stat
+  mayfly diff swift-otter --from 1 --to 2
+  mayfly diff swift-otter --all
+  mayfly diff swift-otter > change.patch`,
+		Args: arguments(1, 1, "ENV"), ValidArgsFunction: a.completeEnvironment,
+	}
+	q := mayfly.DiffRequest{Format: "patch"}
+	asJSON := addJSON(c)
+	stat := c.Flags().Bool("stat", false, "count changed lines by file instead")
+	all := c.Flags().Bool("all", false, "the whole file system instead of the workspace")
+	c.Flags().StringVar(&q.From, "from", "", "from this `SNAPSHOT`")
+	c.Flags().StringVar(&q.To, "to", "", "to this `SNAPSHOT`")
+	c.Flags().StringVar(&q.Path, "path", "", "`directory` to compare (default /workspace)")
+	c.MarkFlagsMutuallyExclusive("all", "path")
+	c.MarkFlagsMutuallyExclusive("stat", "json")
+	c.RunE = func(c *cobra.Command, args []string) error {
+		q.Environment = args[0]
+		switch {
+		case *asJSON:
+			q.Format = "json"
+		case *stat:
+			q.Format = "stat"
+		}
+		if *all {
+			q.Path = "/"
+		}
+		body, err := a.svc().Diff(c.Context(), q)
+		if err != nil {
+			return a.nearest(c.Context(), args[0], err)
+		}
+		defer body.Close()
+		err = writeDiff(os.Stdout, body, q.Format)
+		if errors.Is(err, syscall.EPIPE) {
+			return statusError(128 + int(syscall.SIGPIPE))
+		}
+		return err
+	}
+	return c
+}
+
+func writeDiff(out *os.File, body io.Reader, format string) error {
+	var w io.Writer = out
+	if onTerminal(out) {
+		safe := diff.NewSafeWriter(out)
+		defer safe.Flush()
+		w = safe
+		if format == "patch" && os.Getenv("NO_COLOR") == "" {
+			painter := &patchPainter{text: safe, terminal: out}
+			defer painter.end()
+			w = painter
+		}
+	}
+	_, err := io.Copy(w, body)
+	return err
+}
+
+// patchPainter colours the lines of a patch. The lines go through a safe
+// writer, the colours straight to the terminal.
+type patchPainter struct {
+	text     *diff.SafeWriter
+	terminal io.Writer
+	line     []byte // the beginning of a line, until its colour is known
+	body     bool   // in a hunk, where +++ and --- are content
+	inLine   bool
+}
+
+const reset = "\x1b[0m"
+
+// colourHead is how much of a line must be seen to know its colour.
+const colourHead = len("diff --git ")
+
+func (p *patchPainter) Write(b []byte) (int, error) {
+	n := len(b)
+	for len(b) > 0 {
+		part, rest, ended := bytes.Cut(b, []byte("\n"))
+		b = rest
+		if !p.inLine {
+			p.line = append(p.line, part...)
+			if !ended && len(p.line) < colourHead {
+				return n, nil
+			}
+			part, p.line, p.inLine = p.line, nil, true
+			io.WriteString(p.terminal, p.colour(part))
+		}
+		if _, err := p.text.Write(part); err != nil {
+			return 0, err
+		}
+		if ended {
+			if err := p.endLine(); err != nil {
+				return 0, err
+			}
+		}
+	}
+	return n, nil
+}
+
+func (p *patchPainter) endLine() error {
+	p.inLine = false
+	if err := p.text.Flush(); err != nil {
+		return err
+	}
+	_, err := io.WriteString(p.terminal, reset+"\n")
+	return err
+}
+
+// end finishes a last line without a newline.
+func (p *patchPainter) end() {
+	if len(p.line) > 0 {
+		io.WriteString(p.terminal, p.colour(p.line))
+		p.text.Write(p.line)
+		p.line, p.inLine = nil, true
+	}
+	if p.inLine {
+		p.text.Flush()
+		io.WriteString(p.terminal, reset)
+		p.inLine = false
+	}
+}
+
+func (p *patchPainter) colour(line []byte) string {
+	switch {
+	case bytes.HasPrefix(line, []byte("diff --git ")):
+		p.body = false
+		return "\x1b[1m"
+	case bytes.HasPrefix(line, []byte("@@ ")):
+		p.body = true
+		return "\x1b[36m"
+	case !p.body:
+		return "\x1b[1m"
+	case bytes.HasPrefix(line, []byte("+")):
+		return "\x1b[32m"
+	case bytes.HasPrefix(line, []byte("-")):
+		return "\x1b[31m"
+	}
+	return ""
+}
