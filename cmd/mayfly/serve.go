@@ -98,14 +98,19 @@ func (a *app) serve(ctx context.Context, f serveFlags) error {
 	if err != nil {
 		return err
 	}
-	l, err := listen(a.socketPath())
-	if err != nil {
+	log.Info("serving", "version", version, "state", a.state, "socket", a.socketPath(), "pid", os.Getpid())
+	for {
+		l, err := listen(a.socketPath())
+		if err == nil {
+			err = serveUntilIdle(ctx, s, l, f.idleExit.d, log)
+		}
+		// A request may have come in just when the server was about to leave.
+		if err == nil && ctx.Err() == nil && s.Busy() {
+			continue
+		}
+		log.Info("stopping")
 		return errors.Join(err, s.Close())
 	}
-	log.Info("serving", "version", version, "state", a.state, "socket", a.socketPath(), "pid", os.Getpid())
-	err = serveUntilIdle(ctx, s, l, f.idleExit.d, log)
-	log.Info("stopping")
-	return errors.Join(err, s.Close())
 }
 
 // server is what answers requests.
@@ -114,8 +119,6 @@ type server interface {
 	// Busy reports whether there is something to look after: environments
 	// whose time will come, runs, work in progress.
 	Busy() bool
-	// Work does the server's own work until ctx ends.
-	Work(ctx context.Context) error
 	// Close releases everything; what runs in environments goes on.
 	Close() error
 }
@@ -125,13 +128,6 @@ type server interface {
 func serveUntilIdle(ctx context.Context, s server, l net.Listener, idle time.Duration, log *slog.Logger) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
-	work, stopWork := context.WithCancel(context.WithoutCancel(ctx))
-	defer stopWork()
-	worked := make(chan error, 1)
-	go func() {
-		worked <- s.Work(work)
-		stop()
-	}()
 	h := api.New(s, api.Options{Log: log})
 	if idle > 0 {
 		go func() {
@@ -139,12 +135,7 @@ func serveUntilIdle(ctx context.Context, s server, l net.Listener, idle time.Dur
 			stop()
 		}()
 	}
-	err := h.Serve(ctx, l)
-	stopWork()
-	if werr := <-worked; werr != nil && !errors.Is(werr, context.Canceled) {
-		err = errors.Join(err, fmt.Errorf("engine: %w", werr))
-	}
-	return err
+	return h.Serve(ctx, l)
 }
 
 // awaitIdle returns when nothing has been asked and nothing has been looked

@@ -136,13 +136,14 @@ func (e *Engine) Close() error {
 	return e.drainEvents(context.Background())
 }
 
-// Busy reports whether there is anything to look after.
-func (e *Engine) Busy(ctx context.Context) (bool, error) {
+// Busy reports whether there is anything to look after; when it cannot tell,
+// there is.
+func (e *Engine) Busy() bool {
 	e.mu.Lock()
 	building := len(e.builds) > 0
 	e.mu.Unlock()
-	info, err := e.Info(ctx)
-	return building || info.Environments > 0, err
+	info, err := e.Info(e.ctx)
+	return building || err != nil || info.Environments > 0
 }
 
 // Info implements mayfly.Service.
