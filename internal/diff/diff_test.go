@@ -156,7 +156,7 @@ func randomText(r *rand.Rand) string {
 func randomEntry(r *rand.Rand) entry {
 	switch r.IntN(10) {
 	case 0:
-		return link([]string{"target", "../x", "/abs", "dir/sub", strings.Repeat("y/", 300)}[r.IntN(5)])
+		return link([]string{"target", "../x", "/abs", "away/sub", strings.Repeat("y/", 300)}[r.IntN(5)])
 	case 1:
 		return entry{"", 0o644}
 	case 2:

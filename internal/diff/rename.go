@@ -21,14 +21,16 @@ const (
 )
 
 // findRenames turns pairs of a removed and an added file with the same or
-// similar content into renames.
+// similar content into renames. Links are none of them: a patch does not repeat
+// the mode of what it renames, and git apply then does not see that a link
+// makes room for a directory.
 func (d *Diff) findRenames(ctx context.Context) error {
 	var removed, added []*change
 	for _, c := range d.changes {
 		switch {
-		case c.kind == mayfly.Removed && c.old.inPatch() && c.old.size > 0:
+		case c.kind == mayfly.Removed && c.old.isRegular() && c.old.size > 0:
 			removed = append(removed, c)
-		case c.kind == mayfly.Added && c.new.inPatch() && c.new.size > 0:
+		case c.kind == mayfly.Added && c.new.isRegular() && c.new.size > 0:
 			added = append(added, c)
 		}
 	}
@@ -56,7 +58,6 @@ func rename(removed, added *change, similarity int, gone map[*change]bool) {
 }
 
 type contentKey struct {
-	kind uint32
 	size int64
 	id   string
 }
@@ -66,12 +67,12 @@ type contentKey struct {
 func (d *Diff) exactRenames(ctx context.Context, removed, added []*change, gone map[*change]bool) error {
 	sizes := map[contentKey]bool{}
 	for _, c := range added {
-		sizes[contentKey{kind: c.new.kind(), size: c.new.size}] = true
+		sizes[contentKey{size: c.new.size}] = true
 	}
 	byContent := map[contentKey][]*change{}
 	wanted := map[contentKey]bool{}
 	for _, c := range removed {
-		k := contentKey{kind: c.old.kind(), size: c.old.size}
+		k := contentKey{size: c.old.size}
 		if !sizes[k] {
 			continue
 		}
@@ -86,7 +87,7 @@ func (d *Diff) exactRenames(ctx context.Context, removed, added []*change, gone 
 		}
 	}
 	for _, c := range added {
-		k := contentKey{kind: c.new.kind(), size: c.new.size}
+		k := contentKey{size: c.new.size}
 		if !wanted[k] {
 			continue
 		}
@@ -123,7 +124,7 @@ func takeBest(m map[contentKey][]*change, k contentKey, name string) *change {
 // similarRenames pairs files of which at least minSimilarity percent is the
 // same, the most similar first.
 func (d *Diff) similarRenames(ctx context.Context, removed, added []*change, gone map[*change]bool) error {
-	fit := func(n *node) bool { return n.isRegular() && n.size <= maxRenameFile }
+	fit := func(n *node) bool { return n.size <= maxRenameFile }
 	removed = slices.DeleteFunc(removed, func(c *change) bool { return !fit(c.old) })
 	added = slices.DeleteFunc(added, func(c *change) bool { return !fit(c.new) })
 	pairs := candidatePairs(removed, added)

@@ -68,6 +68,9 @@ type Options struct {
 	// Lockfiles are the base names of files to pin; nil means
 	// DefaultLockfiles.
 	Lockfiles []string
+	// Pin, when set, decides in place of Lockfiles by the path of a file,
+	// relative to the workspace root with slashes.
+	Pin func(path string) bool
 	// LockFile is mayfly's own lock, relative to the workspace root with
 	// slashes, which is left out of the digest. Empty means LockFile.
 	LockFile string
@@ -83,7 +86,7 @@ type Source struct {
 	commit  string
 	branch  string
 	epoch   int64
-	files   []file // sorted by path
+	files   []file   // sorted by path
 	dirs    []string // to be made even if nothing is in them
 	absent  []string // paths that a sparse checkout leaves out
 	blobs   bool     // contents come from git's objects, not from the disk
@@ -188,13 +191,13 @@ func modeName(mode uint32) string {
 
 // pinLockfiles hashes the files that pin dependencies.
 func (s *Source) pinLockfiles(ctx context.Context) error {
-	names := map[string]bool{}
-	for _, n := range s.opts.Lockfiles {
-		names[n] = true
+	pin := s.opts.Pin
+	if pin == nil {
+		pin = func(p string) bool { return slices.Contains(s.opts.Lockfiles, p[strings.LastIndexByte(p, '/')+1:]) }
 	}
 	var found []file
 	for _, f := range s.files {
-		if f.mode != modeLink && names[f.path[strings.LastIndexByte(f.path, '/')+1:]] {
+		if f.mode != modeLink && pin(f.path) {
 			found = append(found, f)
 		}
 	}
