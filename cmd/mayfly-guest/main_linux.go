@@ -28,6 +28,9 @@ func main() {
 		launcher()
 		return
 	}
+	if len(os.Args) > 1 && os.Args[1] == boot.GVisor {
+		underGVisor()
+	}
 	unix.CloseOnExec(boot.SocketFD)
 	unix.CloseOnExec(boot.ListenerFD)
 	w, err := start()
