@@ -8,11 +8,12 @@ import "golang.org/x/sys/unix"
 type control int
 
 const (
-	asRoot    control = iota // root, in a mount namespace to throw away
-	asAlone                  // root, in namespaces to throw away of every kind but user
-	asUser                   // a user without privileges
-	asMounted                // root, where the directory outside is a mount, read-only in part
-	asNetwork                // root, in a network that answers at the addresses asked for
+	asRoot      control = iota // root, in a mount namespace to throw away
+	asAlone                    // root, in namespaces to throw away of every kind but user
+	asUser                     // a user without privileges
+	asMounted                  // root, where the directory outside is a mount, read-only in part
+	asNeighbour                // in the environment beside, to which the thing belongs
+	asNetwork                  // root, in a network that answers at the addresses asked for
 )
 
 // door is one row of the suite's table. Words in braces stand for what is
@@ -57,7 +58,7 @@ var doors = []door{
 
 	// Processes outside, and the guest.
 	{name: "see-process", args: "-marker {marker}", control: asUser, nested: true},
-	{name: "see-process", as: "other-environment-process", args: "-marker {marker-b}", control: asRoot, nested: true},
+	{name: "see-process", as: "other-environment-process", args: "-marker {marker-b}", control: asNeighbour, nested: true},
 	{name: "signal-process", args: "-pid {victim} -marker {marker}", control: asRoot, nested: true},
 	{name: "kill-init", in: "-pid 1", out: "-pid {victim}", control: asRoot, nested: true},
 	{name: "ptrace", as: "ptrace-guest", in: "-pid 1", out: "-pid {victim}", control: asRoot, nested: true},
@@ -105,7 +106,7 @@ var doors = []door{
 	{name: "sysfs-write", control: asRoot, nested: true},
 	{name: "sysfs-read", control: asUser},
 	{name: "kernel-memory", control: asRoot, nested: true},
-	{name: "kernel-log", control: asRoot, nested: true},
+	{name: "kernel-log", control: asRoot, emulated: "messages that the user-space kernel makes up", nested: true},
 	{name: "kernel-addresses", control: asRoot, nested: true},
 	{name: "kernel-keys", args: "-name {name}", control: asRoot, nested: true},
 	{name: "device-nodes", control: asRoot, emulated: own, nested: true},
@@ -140,7 +141,7 @@ var doors = []door{
 	{name: "user-namespace", control: asUser, emulated: own},
 	{name: "user-namespace-3", control: asUser, emulated: own},
 	{name: "other-namespaces", control: asRoot},
-	{name: "mount-in-own-namespace", args: "-userns -pidns", control: asUser},
+	{name: "mount-in-own-namespace", args: "-userns -pidns", control: asUser, emulated: own},
 
 	// Privileges.
 	{name: "setuid-file", in: "-path /probe/setuid", out: "-path {setuid}", control: asUser},

@@ -84,7 +84,7 @@ func TestEveryDoorIsShut(t *testing.T) {
 	iso := newIsolation(t)
 	a := w.newEnvironment(t, iso.runtime, "a", 0x10000000, nil)
 	b := w.newEnvironment(t, iso.runtime, "b", 0x10010000, nil)
-	w.neighbour(t, b)
+	w.occupy(t, b)
 	for _, d := range doors {
 		t.Run(d.row(), func(t *testing.T) {
 			outside := w.outside(t, d)
@@ -100,10 +100,11 @@ func TestEveryDoorIsShut(t *testing.T) {
 	}
 }
 
-// neighbour gives the environment beside the one under test a file and a
+// occupy gives the environment beside the one under test a file and a
 // process to look for.
-func (w *world) neighbour(t *testing.T, b *environment) {
+func (w *world) occupy(t *testing.T, b *environment) {
 	t.Helper()
+	w.neighbour = b
 	w.vars["marker-b"] = "neighbour-" + rand.Text()
 	w.vars["file-b"] = "/workspace/secret-b"
 	w.vars["file-b-host"] = filepath.Join(b.spec.Upper, "workspace/secret-b")
@@ -144,7 +145,7 @@ func TestDoorsStayShutFromNestedUserNamespaces(t *testing.T) {
 		t.Errorf("a user namespace inside is of no use: %s", r.Detail)
 	}
 	b := w.newEnvironment(t, iso.runtime, "nested-b", 0x10010000, nil)
-	w.neighbour(t, b)
+	w.occupy(t, b)
 	for _, d := range doors {
 		if !d.nested {
 			continue

@@ -31,6 +31,8 @@ type world struct {
 	dir   string // everyone may enter it
 	probe string // the program
 	vars  map[string]string
+	// neighbour is the environment beside the one under test, if there is one.
+	neighbour *environment
 }
 
 // nobody is the user of controls that need no privileges.
@@ -220,6 +222,10 @@ func (w *world) outside(t *testing.T, d door) result {
 	case asUser:
 		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: nobody, Gid: nobody}
 		cmd.Dir = "/"
+	case asNeighbour:
+		if w.neighbour != nil {
+			return w.neighbour.try(t, d.tty, args)
+		}
 	case asMounted:
 		script := `mount --bind "$0" "$0" && mount --bind "$0/ro" "$0/ro" && mount -o remount,bind,ro "$0/ro" && exec "$@"`
 		cmd = exec.CommandContext(ctx, "/bin/sh", append([]string{"-c", script, w.dir, w.probe}, args...)...)

@@ -214,6 +214,9 @@ func openByHandle(options) (bool, string) {
 	}
 	// The call is refused as such, whether or not a handle could be had.
 	_, err := unix.OpenByHandleAt(unix.AT_FDCWD, unix.NewFileHandle(1, make([]byte, 8)), unix.O_RDONLY)
+	if err == unix.EOPNOTSUPP {
+		return false, err.Error()
+	}
 	return carriedOut(err)
 }
 
