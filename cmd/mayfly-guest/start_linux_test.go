@@ -33,6 +33,7 @@ func (w *world) firstInstruction(t testing.TB, name string) time.Duration {
 func report(b *testing.B, name string, took []time.Duration) {
 	slices.Sort(took)
 	at := func(p float64) float64 { return float64(took[int(p*float64(len(took)-1))].Microseconds()) }
+	b.ReportMetric(at(0), name+"-min-µs")
 	b.ReportMetric(at(0.5), name+"-p50-µs")
 	b.ReportMetric(at(0.99), name+"-p99-µs")
 }

@@ -22,13 +22,15 @@ import (
 const (
 	socketName = "guest.sock"
 	runsName   = "runs"
-	logName    = "guest.log" // what the guest says when it breaks
+	logName    = "guest.log" // what a guest said that broke
 )
 
 // process is a guest that this process started.
 type process struct {
 	pidfd *os.File
+	words *os.File      // its standard error
 	done  chan struct{} // closed when it has ended, or is forgotten
+	said  []byte        // the beginning of what it wrote there; set before done
 }
 
 // forget stops waiting for the process.
@@ -70,7 +72,7 @@ func (n *Native) start(ctx context.Context, s Spec) error {
 		if ctx.Err() != nil {
 			err = ctx.Err()
 		}
-		return fmt.Errorf("boot guest: %w%s", err, lastWords(s.Host))
+		return fmt.Errorf("boot guest: %w%s", err, p.heard())
 	}
 	return nil
 }
@@ -149,7 +151,11 @@ func prepareHost(s Spec) error {
 	if err := os.Mkdir(filepath.Join(s.Host, runsName), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return fmt.Errorf("prepare host directory: %w", err)
 	}
-	if err := os.RemoveAll(s.Work); err != nil {
+	err := unix.Rmdir(s.Work) // at the first start it is empty
+	if err != nil && err != unix.ENOENT {
+		err = os.RemoveAll(s.Work)
+	}
+	if err != nil && err != unix.ENOENT {
 		return fmt.Errorf("remove old work directory: %w", err)
 	}
 	if err := os.Mkdir(s.Work, 0o700); err != nil {
@@ -208,12 +214,17 @@ func socketpair() (ours, theirs *os.File, err error) {
 }
 
 // launch starts the guest.
-func (n *Native) launch(s Spec, bootSocket *os.File, listener int) (*process, error) {
-	log, err := os.OpenFile(filepath.Join(s.Host, logName), os.O_WRONLY|os.O_CREATE|os.O_TRUNC|unix.O_NOFOLLOW, 0o600)
+func (n *Native) launch(s Spec, bootSocket *os.File, listener int) (p *process, err error) {
+	memory, err := unix.MemfdCreate("guest-words", unix.MFD_CLOEXEC|unix.MFD_NOEXEC_SEAL)
 	if err != nil {
-		return nil, fmt.Errorf("open guest log: %w", err)
+		return nil, fmt.Errorf("make guest log: %w", err)
 	}
-	defer log.Close()
+	words := os.NewFile(uintptr(memory), logName)
+	defer func() {
+		if err != nil {
+			words.Close()
+		}
+	}()
 	group, err := n.cgroups.Directory(s.Environment)
 	if err != nil {
 		return nil, fmt.Errorf("open control group: %w", err)
@@ -228,29 +239,36 @@ func (n *Native) launch(s Spec, bootSocket *os.File, listener int) (*process, er
 		files = append(files, group)
 	}
 	files = append(append(files, in...), out...)
-	fds := []int{int(log.Fd()), int(bootSocket.Fd()), listener, int(n.guest.Fd())}
+	fds := []int{memory, int(bootSocket.Fd()), listener, int(n.guest.Fd())}
 	for _, f := range files {
 		defer f.Close()
 		fds = append(fds, int(f.Fd()))
 	}
-	p, err := n.ask(boot.Launch{UIDBase: s.UIDBase, Group: group != nil, In: len(in), Out: len(out), Name: s.Environment}, fds)
+	p, err = n.ask(boot.Launch{UIDBase: s.UIDBase, Group: group != nil, In: len(in), Out: len(out), Name: s.Environment}, fds)
 	if err != nil {
 		return nil, fmt.Errorf("start guest: %w", err)
 	}
-	n.adopt(s.Environment, p)
+	p.words = words
+	n.adopt(s, p)
 	return p, nil
 }
 
-// adopt waits for the guest's end, without a thread of its own.
-func (n *Native) adopt(env string, p *process) {
+// adopt waits for the guest's end, without a thread of its own, and keeps
+// what it said.
+func (n *Native) adopt(s Spec, p *process) {
+	env := s.Environment
 	n.mu.Lock()
 	n.guests[env] = p
 	n.mu.Unlock()
 	n.reapers.Go(func() {
 		defer close(p.done)
 		defer p.pidfd.Close()
+		defer p.words.Close()
 		if raw, err := p.pidfd.SyscallConn(); err == nil {
 			raw.Read(func(fd uintptr) bool { return ended(int(fd)) })
+		}
+		if p.said = p.read(); len(p.said) > 0 {
+			os.WriteFile(filepath.Join(s.Host, logName), p.said, 0o600) // there is nobody to tell if that fails
 		}
 		n.mu.Lock()
 		if n.guests[env] == p {
@@ -280,7 +298,26 @@ func sendRights(conn *os.File, b []byte, fds []int) (sent int, err error) {
 	return sent, errors.Join(err, werr)
 }
 
-// lastWords returns what the guest wrote to its log, for an error message.
+// heard waits a moment for a guest that broke to end, and returns what it
+// said, for an error message.
+func (p *process) heard() string {
+	select {
+	case <-p.done:
+		return quoted(p.said)
+	case <-time.After(time.Second):
+		return quoted(p.read())
+	}
+}
+
+// read returns the beginning of what the guest wrote to its standard error,
+// which is nothing unless it broke.
+func (p *process) read() []byte {
+	b := make([]byte, 32<<10)
+	n, _ := p.words.ReadAt(b, 0)
+	return b[:n]
+}
+
+// lastWords returns what a guest left in its log, for an error message.
 func lastWords(host string) string {
 	f, err := os.OpenFile(filepath.Join(host, logName), os.O_RDONLY|unix.O_NOFOLLOW, 0)
 	if err != nil {
@@ -288,8 +325,12 @@ func lastWords(host string) string {
 	}
 	defer f.Close()
 	b, _ := io.ReadAll(io.LimitReader(f, 1024))
-	if len(b) == 0 {
+	return quoted(b)
+}
+
+func quoted(words []byte) string {
+	if len(words) == 0 {
 		return ""
 	}
-	return fmt.Sprintf(" (%q)", b)
+	return fmt.Sprintf(" (%q)", words[:min(len(words), 1024)])
 }
