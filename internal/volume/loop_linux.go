@@ -47,9 +47,16 @@ func attach(image *os.File) (*os.File, error) {
 }
 
 // configureLoop attaches with direct I/O, so that the cache holds file content
-// once and not once more as content of the image.
+// once and not once more as content of the image. The device gets a file of
+// its own: it holds it open, and with it a lock taken on it, after the process
+// has ended.
 func configureLoop(dev, image *os.File) error {
-	config := unix.LoopConfig{Fd: uint32(image.Fd()), Size: 4096}
+	own, err := os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", image.Fd()), os.O_RDWR, 0)
+	if err != nil {
+		return fmt.Errorf("open image again: %w", err)
+	}
+	defer own.Close()
+	config := unix.LoopConfig{Fd: uint32(own.Fd()), Size: 4096}
 	config.Info.Flags = unix.LO_FLAGS_AUTOCLEAR | unix.LO_FLAGS_DIRECT_IO
 	copy(config.Info.File_name[:len(config.Info.File_name)-1], image.Name())
 	return unix.IoctlLoopConfigure(int(dev.Fd()), &config)
