@@ -9,7 +9,7 @@ import (
 func CheckTTL(d time.Duration) error {
 	if d < MinTTL || d > MaxTTL {
 		return Errorf(Invalid, "bad time to live %v", d).
-			Hint("use something from %v to %v (30 days), such as 90m or 24h", MinTTL, MaxTTL)
+			Hint("use something from %v to %d days, such as 90m or 24h", MinTTL, MaxTTL/(24*time.Hour))
 	}
 	return nil
 }

@@ -69,9 +69,11 @@ func (a *app) applyCommand() *cobra.Command {
 	flags.BoolVar(&f.ignored, "ignored", false, "also new files that the repository ignores")
 	flags.StringVarP(&f.dir, "dir", "C", "", "the repository, if it is not where the environment came from")
 	flags.StringVarP(&f.message, "message", "m", "", "of the commit")
-	c.MarkFlagsMutuallyExclusive("branch", "patch", "worktree")
 	asJSON := addJSON(c)
 	c.RunE = func(c *cobra.Command, args []string) error {
+		if err := exclusive(c, "branch", "patch", "worktree"); err != nil {
+			return err
+		}
 		if len(args) == 2 { // --patch FILE, which the flag alone does not take
 			if f.patch != "-" {
 				return usage(c, "unexpected argument %q", args[1])

@@ -36,9 +36,10 @@ exact. With --json: a list of Change objects.`,
 	c.Flags().StringVar(&q.From, "from", "", "from this `SNAPSHOT`")
 	c.Flags().StringVar(&q.To, "to", "", "to this `SNAPSHOT`")
 	c.Flags().StringVar(&q.Path, "path", "", "`directory` to compare (default /workspace)")
-	c.MarkFlagsMutuallyExclusive("all", "path")
-	c.MarkFlagsMutuallyExclusive("stat", "json")
 	c.RunE = func(c *cobra.Command, args []string) error {
+		if err := errors.Join(exclusive(c, "all", "path"), exclusive(c, "stat", "json")); err != nil {
+			return err
+		}
 		q.Environment = args[0]
 		switch {
 		case *asJSON:

@@ -229,4 +229,3 @@ func (f *processFlags) request(c *cobra.Command, command []string) (mayfly.Start
 	}
 	return q, nil
 }
-

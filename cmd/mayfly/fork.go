@@ -48,8 +48,8 @@ there as mayfly run does.`,
 		if err != nil {
 			return err
 		}
-		if *remove && ef.keep {
-			return usage(c, "--rm and --keep exclude each other")
+		if err := exclusive(c, "rm", "keep"); err != nil {
+			return err
 		}
 		if *asJSON && !pf.detach {
 			return usage(c, "--json needs --detach: otherwise standard output is the command's")

@@ -135,6 +135,7 @@ func group(c *cobra.Command, args []string) error {
 		}
 		return usage(c, "which command of %q?", c.CommandPath())
 	}
+	c.SuggestionsMinimumDistance = 2
 	if near := c.SuggestionsFor(args[0]); len(near) > 0 {
 		return mayfly.Errorf(mayfly.Invalid, "unknown command %q", args[0]).Hint("did you mean: %s %s", c.CommandPath(), near[0])
 	}
@@ -144,6 +145,21 @@ func group(c *cobra.Command, args []string) error {
 // usage is the error for a command line that is wrong.
 func usage(c *cobra.Command, format string, args ...any) error {
 	return mayfly.Errorf(mayfly.Invalid, format, args...).Hint("see: %s --help", c.CommandPath())
+}
+
+// exclusive refuses more than one of the named flags.
+func exclusive(c *cobra.Command, names ...string) error {
+	first := ""
+	for _, n := range names {
+		switch {
+		case !c.Flags().Changed(n):
+		case first == "":
+			first = n
+		default:
+			return usage(c, "--%s and --%s exclude each other", first, n)
+		}
+	}
+	return nil
 }
 
 // arguments checks their number; names are those of the usage line.

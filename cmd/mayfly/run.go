@@ -70,10 +70,10 @@ func (a *app) run(c *cobra.Command, f runFlags, command []string) error {
 	if err != nil {
 		return err
 	}
-	switch {
-	case f.remove && f.keep:
-		return usage(c, "--rm and --keep exclude each other")
-	case f.json && !f.detach:
+	if err := exclusive(c, "rm", "keep"); err != nil {
+		return err
+	}
+	if f.json && !f.detach {
 		return usage(c, "--json needs --detach: otherwise standard output is the command's")
 	}
 	ctx := c.Context()

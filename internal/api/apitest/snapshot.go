@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
+	"crypto/sha1"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -173,6 +174,10 @@ func difference(from, to Files, format string) ([]byte, error) {
 		case !inB:
 			c.Kind, c.NewMode, newName, mode = mayfly.Removed, 0, "/dev/null", "deleted file mode 100644\n"
 		}
+		index := "index " + blobID(a, inA) + ".." + blobID(b, inB)
+		if mode == "" {
+			index += " 100644"
+		}
 		text := udiff.Unified(oldName, newName, a, b)
 		for line := range strings.Lines(text) {
 			switch {
@@ -184,7 +189,7 @@ func difference(from, to Files, format string) ([]byte, error) {
 			}
 		}
 		changes = append(changes, c)
-		fmt.Fprintf(&patch, "diff --git a/%s b/%s\n%s%s", p, p, mode, text)
+		fmt.Fprintf(&patch, "diff --git a/%s b/%s\n%s%s\n%s", p, p, mode, index, text)
 	}
 	switch format {
 	case "json":
@@ -198,6 +203,15 @@ func difference(from, to Files, format string) ([]byte, error) {
 		return []byte(patch.String()), nil
 	}
 	return nil, mayfly.Errorf(mayfly.Invalid, "unknown diff format %q", format)
+}
+
+// blobID is the name that git gives to a file's content.
+func blobID(content string, exists bool) string {
+	if !exists {
+		return strings.Repeat("0", 2*sha1.Size)
+	}
+	sum := sha1.Sum(fmt.Appendf(nil, "blob %d\x00%s", len(content), content))
+	return hex.EncodeToString(sum[:])
 }
 
 func (s *Service) Hash(ctx context.Context, env, ref, path string) (string, error) {
