@@ -35,7 +35,7 @@ const (
 	DefaultBytes = 64 << 30
 	DefaultFiles = 2_000_000
 	DefaultRatio = 200
-	RatioFrom    = 256 << 20
+	RatioFrom    = 64 << 20
 )
 
 // maxWindow is the memory that a zstd layer may ask for.

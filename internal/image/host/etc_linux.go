@@ -42,6 +42,23 @@ var hidden = strings.Fields(`
 // who may read it only: keys, tokens, and passwords in addresses.
 var revealing = regexp.MustCompile(`-----BEGIN [A-Z ]*PRIVATE KEY|://[^\s/@:"'<>$]+:[^\s/@"'<>$]+@|(?i:_auth(token)?|_password|access[_-]?tokens?|secret[_-]?(access[_-]?)?key|client[_-]?secret|api[_-]?key)["']?[ \t]*[=:][ \t]*\S`)
 
+// telling are words in lower case, one of which is in all that revealing
+// matches: looking for them first is several times as fast.
+var telling = [][]byte{[]byte("private key"), []byte("://"), []byte("_auth"), []byte("_password"), []byte("token"), []byte("secret"), []byte("api")}
+
+func reveals(content []byte) bool {
+	if bytes.IndexByte(content[:min(len(content), 1024)], 0) >= 0 {
+		return false // not a text
+	}
+	lower := bytes.ToLower(content)
+	for _, word := range telling {
+		if bytes.Contains(lower, word) {
+			return revealing.Match(content)
+		}
+	}
+	return false
+}
+
 // maxFile is the largest file that is copied. Larger ones are databases of
 // services that do not run inside.
 const maxFile = 16 << 20
@@ -135,7 +152,7 @@ func (c copier) file(source, target string, mode fs.FileMode) error {
 	if err != nil {
 		return err
 	}
-	if !bytes.ContainsRune(content[:min(len(content), 1024)], 0) && revealing.Match(content) {
+	if reveals(content) {
 		return nil
 	}
 	return rootfs.WriteFile(c.root, target, string(content), 0o644|mode&0o111)
