@@ -76,17 +76,19 @@ func launch(message []byte, fds []int) (pid, pidfd int, err error) {
 	if err := pass(doors[:l.In]); err != nil {
 		return 0, -1, err
 	}
-	pid, err = syscall.ForkExec("/proc/self/fd/"+strconv.Itoa(fds[boot.LaunchProgram]), []string{boot.GuestName, l.Name}, &syscall.ProcAttr{
-		Dir: "/",
-		Env: []string{"GOMAXPROCS=1", "GOTRACEBACK=single"},
-		Files: []uintptr{
-			0, uintptr(fds[boot.LaunchLog]), uintptr(fds[boot.LaunchLog]),
-			uintptr(fds[boot.LaunchBoot]), uintptr(fds[boot.LaunchListener]),
-		},
-		Sys: attr,
+	owner := asOwner(l.UIDBase, func() {
+		pid, err = syscall.ForkExec("/proc/self/fd/"+strconv.Itoa(fds[boot.LaunchProgram]), []string{boot.GuestName, l.Name}, &syscall.ProcAttr{
+			Dir: "/",
+			Env: []string{"GOMAXPROCS=1", "GOTRACEBACK=single"},
+			Files: []uintptr{
+				0, uintptr(fds[boot.LaunchLog]), uintptr(fds[boot.LaunchLog]),
+				uintptr(fds[boot.LaunchBoot]), uintptr(fds[boot.LaunchListener]),
+			},
+			Sys: attr,
+		})
 	})
-	if back := pass(doors[l.In:]); back != nil {
-		os.Exit(1) // in the groups of others: the server starts another one
+	if back := pass(doors[l.In:]); owner != nil || back != nil {
+		os.Exit(1) // not who or where it was: the server starts another one
 	}
 	return pid, pidfd, err
 }
@@ -99,4 +101,28 @@ func pass(doors []int) error {
 		}
 	}
 	return nil
+}
+
+// asOwner runs f with another effective user and all powers. The kernel
+// counts what a user namespace uses of some things, inotify instances among
+// them, against the user who made it: were that root, one environment could
+// use up what root and all the others have.
+func asOwner(id uint32, f func()) error {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var caps [2]unix.CapUserData
+	if err := unix.Capget(&header, &caps[0]); err != nil {
+		return err
+	}
+	become := func(id uint32) error {
+		const keep = ^uintptr(0)
+		if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, keep, uintptr(id), keep); errno != 0 {
+			return errno
+		}
+		return unix.Capset(&header, &caps[0]) // taken away with root's id
+	}
+	if err := become(id); err != nil {
+		return err
+	}
+	f()
+	return become(0)
 }

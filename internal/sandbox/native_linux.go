@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
 	"net"
 	"os"
 	"path/filepath"
@@ -77,6 +78,11 @@ func NewNative(o Options) (*Native, error) {
 	if os.Geteuid() != 0 {
 		return nil, mayfly.Errorf(mayfly.Unsupported, "making namespaces and overlays needs root: %w", errors.ErrUnsupported).
 			Hint("run the server with sudo")
+	}
+	// Whoever started this process may have left descriptors open that every
+	// program it starts inherits. None of them may get into an environment.
+	if err := unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
+		return nil, fmt.Errorf("keep descriptors from environments: close_range: %w", err)
 	}
 	if o.Guest == "" {
 		self, err := os.Executable()
