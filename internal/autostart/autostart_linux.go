@@ -35,7 +35,7 @@ func Lock(stateDir string) (io.Closer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("lock the state directory: %w", err)
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	if err := flock(f); err != nil {
 		f.Close()
 		if errors.Is(err, unix.EWOULDBLOCK) {
 			return nil, mayfly.Errorf(mayfly.Conflict, "another server runs on %s", stateDir).
@@ -44,6 +44,20 @@ func Lock(stateDir string) (io.Closer, error) {
 		return nil, fmt.Errorf("lock %s: %w", f.Name(), err)
 	}
 	return f, nil
+}
+
+// lockPatience is how long a lock may outlive the server that was killed: a
+// child that it had just forked holds it until it executes its program.
+const lockPatience = 500 * time.Millisecond
+
+// flock locks f, or says EWOULDBLOCK when somebody keeps it locked.
+func flock(f *os.File) error {
+	for deadline := time.Now().Add(lockPatience); ; time.Sleep(5 * time.Millisecond) {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if !errors.Is(err, unix.EWOULDBLOCK) || time.Now().After(deadline) {
+			return err
+		}
+	}
 }
 
 // Server says how to start a server.
