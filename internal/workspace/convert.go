@@ -8,14 +8,9 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 )
-
-// conversions says whether git may store other bytes than those on disk.
-type conversions struct {
-	possible bool
-	autocrlf bool // line ends of every file that git takes for text
-}
 
 // conversion is how a file's bytes in git relate to those on disk.
 type conversion byte
@@ -26,19 +21,19 @@ const (
 	throughLFS
 )
 
-// conversions looks for anything that could make git convert contents:
-// core.autocrlf, and attribute files that mention one of the attributes.
-func (r *repository) conversions(tracked []treeEntry) (*conversions, error) {
-	c := &conversions{}
+// autocrlf reports whether git converts the line ends of every file that it
+// takes for text.
+func (r *repository) autocrlf() bool {
 	switch strings.ToLower(r.config["core.autocrlf"]) {
 	case "", "false", "no", "off", "0":
-	default:
-		c.possible, c.autocrlf = true, true
+		return false
 	}
-	if c.possible || r.config["core.attributesfile"] != "" {
-		c.possible = true
-		return c, nil
-	}
+	return true
+}
+
+// hasConversionAttributes looks for attribute files that mention one of the
+// attributes which cause conversions.
+func (r *repository) hasConversionAttributes(tracked []treeEntry) bool {
 	names := []string{filepath.Join(r.commonDir, "info", "attributes"), "/etc/gitattributes"}
 	if dir, err := os.UserHomeDir(); err == nil {
 		names = append(names, filepath.Join(dir, ".config", "git", "attributes"))
@@ -49,18 +44,12 @@ func (r *repository) conversions(tracked []treeEntry) (*conversions, error) {
 	for dir := range directories(tracked) {
 		names = append(names, filepath.Join(r.root, filepath.FromSlash(dir), ".gitattributes"))
 	}
-	for _, name := range names {
-		if mentionsConversion(name) {
-			c.possible = true
-			return c, nil
-		}
+	if slices.ContainsFunc(names, mentionsConversion) {
+		return true
 	}
-	for _, e := range tracked { // one that is not on disk is read from the index
-		if e.absent && path.Base(e.path) == ".gitattributes" {
-			c.possible = true
-		}
-	}
-	return c, nil
+	return slices.ContainsFunc(tracked, func(e treeEntry) bool { // one that is not on disk is read from the index
+		return e.absent && path.Base(e.path) == ".gitattributes"
+	})
 }
 
 // directories are all directories that hold tracked files, "" included.
@@ -108,7 +97,7 @@ func mentionsConversion(name string) bool {
 }
 
 // converted asks git which of the paths are subject to conversion.
-func (r *repository) converted(ctx context.Context, c *conversions, paths []string) (map[string]conversion, error) {
+func (r *repository) converted(ctx context.Context, paths []string) (map[string]conversion, error) {
 	if len(paths) == 0 {
 		return nil, nil
 	}
@@ -118,7 +107,7 @@ func (r *repository) converted(ctx context.Context, c *conversions, paths []stri
 	if err != nil {
 		return nil, err
 	}
-	return parseAttributes(out, c.autocrlf)
+	return parseAttributes(out, r.autocrlf())
 }
 
 // parseAttributes reads git check-attr -z: triples of path, attribute, value;

@@ -295,6 +295,27 @@ func (r *repository) loadConfig(ctx context.Context) error {
 	return nil
 }
 
+// mayNamePrograms reports whether the repository's own configuration could
+// define drivers or move the work tree, so that loadConfig must come before
+// anything else. Most cannot, and save the time of a process. Section names
+// admit no escapes, so looking for the words is enough.
+func (r *repository) mayNamePrograms() bool {
+	const most = 1 << 20
+	for _, name := range []string{filepath.Join(r.commonDir, "config"), filepath.Join(r.gitDir, "config.worktree")} {
+		b, err := readSmall(name, most)
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return true
+		}
+		b = bytes.ToLower(b)
+		for _, word := range []string{"filter", "merge", "include", "worktree"} {
+			if bytes.Contains(b, []byte(word)) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 // driverKeys are the settings that disarm a driver of each sort. An empty
 // filter command is no filter to git; an empty merge driver is an error, so a
 // program that does nothing but fail stands in.

@@ -80,7 +80,7 @@ func (g *gitDir) packHistory(ctx context.Context) error {
 	if err := g.findShallow(ctx); err != nil {
 		return err
 	}
-	cmd := g.s.repo.command(ctx, "-c", "core.commitGraph=false", "pack-objects", "--quiet", "--revs",
+	cmd := g.s.repo.command(ctx, "-c", "core.commitGraph=false", "-c", "core.fsync=none", "pack-objects", "--quiet", "--revs",
 		"--threads=1", "--delta-base-offset", filepath.Join(g.tmp, "pack"))
 	var in strings.Builder
 	for _, id := range g.shallow {

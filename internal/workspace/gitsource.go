@@ -20,7 +20,15 @@ const maxNesting = 16
 
 // readGit fills s from a repository.
 func (s *Source) readGit(ctx context.Context, dir string) error {
-	if err := s.repo.loadConfig(ctx); err != nil {
+	var l *listing
+	var head commitInfo
+	var err error
+	if s.opts.Uncommitted && !s.repo.mayNamePrograms() {
+		l, head, err = s.repo.readAtOnce(ctx)
+	} else {
+		err = s.repo.loadConfig(ctx)
+	}
+	if err != nil {
 		return fmt.Errorf("read workspace: %w", err)
 	}
 	s.root = s.repo.root
@@ -29,10 +37,14 @@ func (s *Source) readGit(ctx context.Context, dir string) error {
 		s.dir = filepath.ToSlash(rel)
 	}
 	s.format = s.repo.objectFormat()
-	var err error
-	if s.opts.Uncommitted {
-		err = s.readWorkTree(ctx)
-	} else {
+	switch {
+	case l != nil:
+		err = s.readWorkTree(ctx, l, head)
+	case s.opts.Uncommitted:
+		if l, head, err = s.repo.listAndHead(ctx); err == nil {
+			err = s.readWorkTree(ctx, l, head)
+		}
+	default:
 		err = s.readCommit(ctx)
 	}
 	if err != nil {
@@ -155,7 +167,8 @@ type listing struct {
 	repo    *repository
 	status  *status
 	tracked []treeEntry
-	conv    *conversions
+	// attributes is set when attribute files could make git convert contents.
+	attributes bool
 }
 
 // list asks git for the state of the work tree. The commands run beside each
@@ -179,28 +192,49 @@ func (r *repository) list(ctx context.Context) (*listing, error) {
 		if l.tracked, err = parseListFiles(out); err != nil {
 			return err
 		}
-		l.conv, err = r.conversions(l.tracked)
-		return err
+		l.attributes = r.hasConversionAttributes(l.tracked)
+		return nil
 	})
 	return l, g.Wait()
 }
 
-// readWorkTree takes the files as they are on disk.
-func (s *Source) readWorkTree(ctx context.Context) error {
-	var head commitInfo
-	g, gctx := errgroup.WithContext(ctx)
+// listAndHead asks for the state of the work tree and the commit.
+func (r *repository) listAndHead(ctx context.Context) (l *listing, head commitInfo, err error) {
+	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() (err error) {
-		head, err = s.repo.commit(gctx, "HEAD")
+		head, err = r.commit(ctx, "HEAD")
 		return err
 	})
-	var l *listing
 	g.Go(func() (err error) {
-		l, err = s.repo.list(gctx)
+		l, err = r.list(ctx)
+		return err
+	})
+	return l, head, g.Wait()
+}
+
+// readAtOnce reads the configuration beside everything else, which is safe
+// only when mayNamePrograms says so.
+func (r *repository) readAtOnce(ctx context.Context) (l *listing, head commitInfo, err error) {
+	settings := *r
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return settings.loadConfig(gctx) })
+	g.Go(func() (err error) {
+		l, head, err = r.listAndHead(gctx)
 		return err
 	})
 	if err := g.Wait(); err != nil {
-		return err
+		return nil, head, err
 	}
+	r.config = settings.config
+	if len(settings.off) > 0 || settings.root != r.root { // the file was changed this very moment
+		*r = settings
+		return r.listAndHead(ctx)
+	}
+	return l, head, nil
+}
+
+// readWorkTree takes the files as they are on disk.
+func (s *Source) readWorkTree(ctx context.Context, l *listing, head commitInfo) error {
 	if l.status.head != head.id {
 		return mayfly.Errorf(mayfly.Conflict, "HEAD of %s moved while the workspace was read", s.root).
 			Hint("try again when the other git command has ended")
@@ -398,7 +432,7 @@ func (w *workTree) add(f pendingFile, id identity) {
 // readConverted moves the files whose bytes on disk may differ from git's
 // from those taken by id to those that are read.
 func (w *workTree) readConverted(l *listing, prefix string, read *[]pendingFile) error {
-	if !l.conv.possible {
+	if !l.attributes && !l.repo.autocrlf() && l.repo.config["core.attributesfile"] == "" {
 		return nil
 	}
 	var paths []string
@@ -407,7 +441,7 @@ func (w *workTree) readConverted(l *listing, prefix string, read *[]pendingFile)
 			paths = append(paths, e.path)
 		}
 	}
-	converted, err := l.repo.converted(w.ctx, l.conv, paths)
+	converted, err := l.repo.converted(w.ctx, paths)
 	if err != nil {
 		return err
 	}

@@ -472,7 +472,9 @@ func isBase85Line(s string) bool {
 	if n == 0 || len(s) != 1+(n+3)/4*5 {
 		return false
 	}
-	return strings.IndexFunc(s, func(r rune) bool { return r <= ' ' || r > '~' || r == '"' || r == '\'' || r == ',' || r == '.' || r == '/' || r == ':' || r == '[' || r == '\\' || r == ']' }) < 0
+	return strings.IndexFunc(s, func(r rune) bool {
+		return r <= ' ' || r > '~' || r == '"' || r == '\'' || r == ',' || r == '.' || r == '/' || r == ':' || r == '[' || r == '\\' || r == ']'
+	}) < 0
 }
 
 // cQuote writes a name the way git does.

@@ -44,16 +44,6 @@ const LockFile = "mayfly.lock"
 // second of 1980, which is also the first that a zip archive can hold.
 const FixedEpoch = 315532800
 
-// DefaultLockfiles are the names of files that pin dependencies.
-var DefaultLockfiles = []string{
-	"go.sum", "package-lock.json", "npm-shrinkwrap.json", "yarn.lock",
-	"pnpm-lock.yaml", "bun.lock", "bun.lockb", "deno.lock", "poetry.lock",
-	"uv.lock", "Pipfile.lock", "pdm.lock", "pylock.toml", "Cargo.lock", "flake.lock",
-	"Gemfile.lock", "composer.lock", "mix.lock", "pubspec.lock",
-	"packages.lock.json", "gradle.lockfile", "Package.resolved",
-	"MODULE.bazel.lock", ".terraform.lock.hcl",
-}
-
 // Options say what to take. The zero value takes the commit that is checked
 // out, without what has not been committed.
 type Options struct {
@@ -65,11 +55,8 @@ type Options struct {
 	Commit string
 	// Depth is how many commits of history go along; 0 means all.
 	Depth int
-	// Lockfiles are the base names of files to pin; nil means
-	// DefaultLockfiles.
-	Lockfiles []string
-	// Pin, when set, decides in place of Lockfiles by the path of a file,
-	// relative to the workspace root with slashes.
+	// Pin chooses the files whose digests Lock returns, by their paths relative
+	// to the workspace root with slashes.
 	Pin func(path string) bool
 	// LockFile is mayfly's own lock, relative to the workspace root with
 	// slashes, which is left out of the digest. Empty means LockFile.
@@ -117,9 +104,6 @@ func Open(ctx context.Context, dir string, o Options) (*Source, error) {
 	}
 	if o.LockFile == "" {
 		o.LockFile = LockFile
-	}
-	if o.Lockfiles == nil {
-		o.Lockfiles = DefaultLockfiles
 	}
 	dir, err := realDirectory(dir)
 	if err != nil {
@@ -176,7 +160,7 @@ func (s *Source) seal(ctx context.Context) error {
 		h.Write(line)
 	}
 	s.digest = "sha256:" + hex.EncodeToString(h.Sum(nil))
-	return s.pinLockfiles(ctx)
+	return s.pinFiles(ctx)
 }
 
 func modeName(mode uint32) string {
@@ -189,19 +173,18 @@ func modeName(mode uint32) string {
 	return "100644"
 }
 
-// pinLockfiles hashes the files that pin dependencies.
-func (s *Source) pinLockfiles(ctx context.Context) error {
-	pin := s.opts.Pin
-	if pin == nil {
-		pin = func(p string) bool { return slices.Contains(s.opts.Lockfiles, p[strings.LastIndexByte(p, '/')+1:]) }
+// pinFiles hashes the files that Options.Pin chooses.
+func (s *Source) pinFiles(ctx context.Context) error {
+	s.pins = map[string]string{}
+	if s.opts.Pin == nil {
+		return nil
 	}
 	var found []file
 	for _, f := range s.files {
-		if f.mode != modeLink && pin(f.path) {
+		if f.mode != modeLink && s.opts.Pin(f.path) {
 			found = append(found, f)
 		}
 	}
-	s.pins = map[string]string{}
 	return s.contents(ctx, found, func(f file, c content) error {
 		h := sha256.New()
 		if err := c.copyTo(h); err != nil {
@@ -213,13 +196,13 @@ func (s *Source) pinLockfiles(ctx context.Context) error {
 }
 
 // Lock is what mayfly.lock says of the workspace, and the SHA-256 digests of
-// the files in it that pin dependencies, by path.
+// the files that Options.Pin chose, by path.
 func (s *Source) Lock() (mayfly.LockedWorkspace, map[string]string) {
 	n := len(s.files)
 	if _, ok := s.find(s.opts.LockFile); ok {
 		n--
 	}
-	return mayfly.LockedWorkspace{Commit: s.commit, Digest: s.digest, Files: n, Uncommitted: s.pending}, s.pins
+	return mayfly.LockedWorkspace{Commit: s.commit, Digest: s.digest, Files: n, Uncommitted: s.pending, Depth: s.opts.Depth}, s.pins
 }
 
 func (s *Source) find(path string) (file, bool) {

@@ -149,7 +149,7 @@ func TestLockFileIsStreamedButNotDigested(t *testing.T) {
 	write(t, filepath.Join(dir, "sub/go.sum"), "sums")
 	git(t, dir, "add", "sub")
 	git(t, dir, "commit", "-qm", "sums")
-	s := openDirty(t, dir)
+	s := open(t, dir, Options{Uncommitted: true, Pin: func(p string) bool { return filepath.Base(p) == "go.sum" }})
 	lock, pins := s.Lock()
 	wantEqual(t, "uncommitted", lock.Uncommitted, 0)
 	wantEqual(t, "files", lock.Files, 2)
