@@ -32,7 +32,7 @@ var bombs = []bomb{
 	{name: "fork-bomb", count: 600, limits: mayfly.Limits{PIDs: 200}},
 	{name: "memory-bomb", count: 512 << 20, limits: mayfly.Limits{Memory: 128 << 20}},
 	{name: "shm-bomb", count: 512 << 20, limits: mayfly.Limits{Memory: 128 << 20}},
-	{name: "cpu-bomb", count: 2000, limits: mayfly.Limits{CPU: 0.2}},
+	{name: "cpu-bomb", count: 2000, limits: mayfly.Limits{CPU: 0.1}},
 	{name: "disk-bomb", count: 256 << 20, limits: mayfly.Limits{Disk: 128 << 20}, disk: true},
 	{name: "inode-bomb", count: 150_000, limits: mayfly.Limits{Disk: 64 << 20}, disk: true},
 }

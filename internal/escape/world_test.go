@@ -61,12 +61,22 @@ func newWorld(t *testing.T) *world {
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("build the probe: %v\n%s", err, out)
 	}
+	w.leave(t)
 	w.files(t, marker, name)
 	w.sockets(t, name)
 	w.memory(t, name)
 	w.vars["victim"] = strconv.Itoa(w.process(t, 0))
 	w.vars["alone"] = strconv.Itoa(w.process(t, syscall.CLONE_NEWNET|syscall.CLONE_NEWUTS|syscall.CLONE_NEWIPC))
 	return w
+}
+
+// leave leaves a descriptor open that every program started from here
+// inherits, as a careless caller of the server might.
+func (w *world) leave(t *testing.T) {
+	t.Helper()
+	fd, err := unix.Open(w.dir, unix.O_RDONLY|unix.O_DIRECTORY, 0)
+	check(t, err)
+	t.Cleanup(func() { unix.Close(fd) })
 }
 
 func (w *world) files(t *testing.T, marker, name string) {
@@ -235,6 +245,12 @@ func (w *world) outside(t *testing.T, d door) result {
 	}
 	if d.tty {
 		return onTerminal(cmd)
+	}
+	if d.name == "inherited-fds" {
+		dir, err := os.Open(w.dir)
+		check(t, err)
+		defer dir.Close()
+		cmd.ExtraFiles = []*os.File{dir}
 	}
 	return outcome(cmd)
 }
