@@ -31,8 +31,8 @@ func (m *mounts) close() {
 
 // assemble makes the mounts of a sandbox. Ids on disk are those seen inside;
 // the mounts map them to the range of the guest's user namespace.
-func assemble(s Spec, guest *os.File) (m *mounts, err error) {
-	m = &mounts{}
+func assemble(s Spec, guest *os.File) (_ *mounts, err error) {
+	m := &mounts{}
 	defer func() {
 		if err != nil {
 			m.close()
