@@ -42,9 +42,9 @@ func TestTheReferenceIsTrue(t *testing.T) {
 		}
 	}
 	var documented []string
-	for _, row := range regexp.MustCompile("(?m)^\\| `([a-z_.]+)` \\| [^|]+\\| ([^|]*) \\|").FindAllStringSubmatch(doc, -1) {
+	for _, row := range regexp.MustCompile("(?m)^\\| `([a-z_.]+)` \\|[^|]+\\|([^|]*)\\|").FindAllStringSubmatch(doc, -1) {
 		documented = append(documented, row[1])
-		if want, ok := defaultsOf()[row[1]]; ok && row[2] != "`"+want+"`" {
+		if want, ok := defaultsOf()[row[1]]; ok && strings.TrimSpace(row[2]) != "`"+want+"`" {
 			t.Errorf("the reference says that %s is by default %s, want `%s`", row[1], row[2], want)
 		}
 	}
