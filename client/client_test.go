@@ -473,7 +473,43 @@ func TestTemplateUploadReturnsSetupOutputAndResult(t *testing.T) {
 	if _, err := c.PutTemplate(t.Context(), l, tarOf(t, map[string]string{"main.go": strings.Repeat("y", 9<<20)}), io.Discard); err != nil {
 		t.Errorf("second upload: %v", err)
 	}
+	s.stop()
+	if log := s.log.String(); strings.Contains(log, "panic") {
+		t.Errorf("the server's log speaks of a defect:\n%s", log)
+	}
 }
+
+func TestSetupEndsWhenTheClientLeaves(t *testing.T) {
+	s := serve(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	log := writerFunc(func(p []byte) (int, error) {
+		cancel() // the first output: setup is at work
+		return len(p), nil
+	})
+	if _, err := s.client(t).PutTemplate(ctx, lock("w", "wait"), tarOf(t, map[string]string{"a": "b"}), log); !errors.Is(err, context.Canceled) {
+		t.Errorf("PutTemplate = %v, want %v", err, context.Canceled)
+	}
+	seen := errors.New("seen")
+	ctx, cancel = context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	err := s.Service.Events(ctx, mayfly.EventFilter{Follow: true}, func(e mayfly.Event) error {
+		if e.Type == "template.failed" {
+			return seen
+		}
+		return nil
+	})
+	if err != seen {
+		t.Errorf("setup goes on 5 s after the client left: %v", err)
+	}
+	s.stop()
+	if log := s.log.String(); strings.Contains(log, "ERROR") || strings.Contains(log, "panic") {
+		t.Errorf("the server's log speaks of a defect:\n%s", log)
+	}
+}
+
+type writerFunc func(p []byte) (int, error)
+
+func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
 
 func TestFailedSetupGivesOutputThenError(t *testing.T) {
 	s := serve(t)

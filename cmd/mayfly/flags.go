@@ -223,7 +223,7 @@ func (f *processFlags) request(c *cobra.Command, command []string) (mayfly.Start
 		return mayfly.StartRun{}, mayfly.Errorf(mayfly.Invalid, "--tty needs a terminal as standard input and output").
 			Hint("leave out -t to run without one")
 	}
-	q := mayfly.StartRun{Command: command, Dir: f.cwd, TTY: f.tty, Stdin: f.stdin, Timeout: f.timeout.d}
+	q := mayfly.StartRun{Command: command, Dir: f.cwd, TTY: f.tty, Stdin: f.stdin, Timeout: f.timeout.d, Attach: !f.detach}
 	if f.tty {
 		q.Rows, q.Cols = terminalSize()
 	}

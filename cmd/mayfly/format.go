@@ -28,11 +28,13 @@ func table(w io.Writer, header string, rows [][]string) error {
 	return t.Flush()
 }
 
-// span writes a duration roughly: "3s", "12m", "5h10m", "3d4h".
+// span writes a duration roughly: "40ms", "3.2s", "12m03s", "5h10m", "3d4h".
 func span(d time.Duration) string {
 	switch {
 	case d < 0:
 		return "-" + span(-d)
+	case d < time.Second:
+		return fmt.Sprintf("%dms", d.Milliseconds())
 	case d < 10*time.Second:
 		return fmt.Sprintf("%.1fs", d.Seconds())
 	case d < time.Minute:

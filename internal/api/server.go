@@ -240,7 +240,7 @@ func (s *Server) explain(err error, id, op string) *mayfly.Error {
 		return e
 	case errors.Is(err, context.DeadlineExceeded):
 		return mayfly.Errorf(mayfly.Timeout, "the request took too long")
-	case errors.Is(err, context.Canceled):
+	case errors.Is(err, context.Canceled), errors.Is(err, errClientLeft):
 		return mayfly.Errorf(mayfly.Unavailable, "the request was given up")
 	case errors.Is(err, errors.ErrUnsupported):
 		return mayfly.Errorf(mayfly.Unsupported, "%w", err).Hint("see what this machine can do: mayfly doctor")

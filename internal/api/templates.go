@@ -2,6 +2,7 @@ package api
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"mime/multipart"
@@ -78,8 +79,11 @@ func (s *Server) putTemplate(w http.ResponseWriter, r *http.Request) error {
 	if err := http.NewResponseController(w).EnableFullDuplex(); err != nil {
 		return fmt.Errorf("answer while reading: %w", err)
 	}
+	// After a full-duplex answer the connection is of no more use: net/http may
+	// read it twice at the same time when the body was not read to its end.
+	w.Header().Set("Connection", "close")
 	records := &recordWriter{w: w}
-	t, err := s.svc.PutTemplate(r.Context(), lock, workspace, records)
+	t, err := s.svc.PutTemplate(r.Context(), lock, &lastPart{workspace, r.Body}, records)
 	if err != nil {
 		if !records.begun() {
 			return err
@@ -99,6 +103,25 @@ func nextPart(form *multipart.Reader, name string) (*multipart.Part, error) {
 			Hint("send lock, then workspace")
 	}
 	return part, nil
+}
+
+// lastPart reads the body to its end behind the last part. Only then does
+// net/http watch the connection, so that the request ends when the client
+// leaves while setup goes on.
+type lastPart struct {
+	io.Reader
+	body io.Reader
+}
+
+// maxEpilogue bounds what may follow the last part, in bytes.
+const maxEpilogue = 4 << 10
+
+func (p *lastPart) Read(b []byte) (int, error) {
+	n, err := p.Reader.Read(b)
+	if errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
+		io.Copy(io.Discard, io.LimitReader(p.body, maxEpilogue))
+	}
+	return n, err
 }
 
 // recordPart bounds the output in one record, in bytes.
@@ -139,8 +162,10 @@ func (rw *recordWriter) write(r TemplateRecord) error {
 		rw.started = true
 		rw.w.Header().Set("Content-Type", ndjson)
 	}
-	_, err = flushWriter{rw.w}.Write(append(b, '\n'))
-	return err
+	if _, err := (flushWriter{rw.w}).Write(append(b, '\n')); err != nil {
+		return errClientLeft
+	}
+	return nil
 }
 
 var _ io.Writer = (*recordWriter)(nil)

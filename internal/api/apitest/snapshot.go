@@ -266,12 +266,17 @@ func (s *Service) PutTemplate(ctx context.Context, l mayfly.Lock, workspace io.R
 		if err == nil {
 			_, err = fmt.Fprintf(log, "$ %s\n", c)
 		}
+		if err == nil && c == "wait" {
+			<-ctx.Done()
+			err = ctx.Err()
+		}
 		if err == nil && c == "false" {
 			err = mayfly.Errorf(mayfly.Invalid, "setup command %q ended with status 1", c)
 		}
 	}
 	s.mu.Lock()
 	if err != nil {
+		s.emit(ctx, "template.failed", "", "")
 		return mayfly.Template{}, err
 	}
 	t := &template{mayfly.Template{Digest: l.Template, Lock: l, CreatedAt: s.Now()}, files}
