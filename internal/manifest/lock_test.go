@@ -257,3 +257,23 @@ func FuzzLock(f *testing.F) {
 		}
 	})
 }
+
+func BenchmarkParseLock(b *testing.B) {
+	m, err := Parse("shop/mayfly.yaml", []byte(full))
+	if err != nil {
+		b.Fatal(err)
+	}
+	l, err := Resolve(m, mayfly.LockedBase{Kind: "host", Digest: digestOf("a")}, mayfly.LockedWorkspace{Digest: digestOf("b")}, nil, 0)
+	if err != nil {
+		b.Fatal(err)
+	}
+	data, err := FormatLock(l)
+	if err != nil {
+		b.Fatal(err)
+	}
+	for b.Loop() {
+		if _, err := ParseLock("mayfly.lock", data); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
