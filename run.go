@@ -72,7 +72,8 @@ type StartRun struct {
 	Cols        uint16             `json:"cols,omitempty"`
 	Stdin       bool               `json:"stdin,omitempty"` // keep standard input open for an attachment
 	Timeout     time.Duration      `json:"timeout,omitempty"`
-	Remove      bool               `json:"remove,omitempty"`
+	Remove      bool               `json:"remove,omitempty"` // delete the environment when the run ends
+	Attach      bool               `json:"attach,omitempty"` // the caller is going to attach: with Remove, wait for that a moment
 }
 
 // RunFilter selects runs.

@@ -54,6 +54,7 @@ type Engine struct {
 	workers map[string]*worker       // by environment
 	changed map[string]chan struct{} // by environment: closed when its state changes
 	waiting map[string]bool          // runs whose exit somebody waits for
+	readers map[string]int           // by run: attachments that have not seen the end; once there was one, the key stays
 	builds  map[string]bool          // templates being prepared
 }
 
@@ -77,6 +78,7 @@ func New(ctx context.Context, o Options) (*Engine, error) {
 		workers: map[string]*worker{},
 		changed: map[string]chan struct{}{},
 		waiting: map[string]bool{},
+		readers: map[string]int{},
 		builds:  map[string]bool{},
 	}
 	e.ctx, e.cancel = context.WithCancel(context.WithoutCancel(ctx))

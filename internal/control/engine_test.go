@@ -554,3 +554,43 @@ func TestEventsAppendedJustBeforeACrashAreNotAppendedAgain(t *testing.T) {
 	}
 	m.halt(e)
 }
+
+// reader is an attachment that ends when it is told to.
+type reader struct {
+	mayfly.Attachment
+	end chan struct{}
+}
+
+func (r reader) Recv() (mayfly.Output, error) { <-r.end; return mayfly.Output{}, io.EOF }
+func (r reader) Close() error                 { return nil }
+
+func TestRemoveWaitsForTheAnnouncedReader(t *testing.T) {
+	for name, c := range map[string]struct {
+		attach bool          // whether the reader who was announced comes
+		want   time.Duration // until the environment is gone
+	}{
+		"it comes and reads for long": {true, time.Minute},
+		"it does not come":            {false, attachPatience},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				m := newMachine(t)
+				e := m.boot()
+				began := time.Now()
+				r, err := e.StartRun(t.Context(), mayfly.StartRun{Create: create(), Command: []string{"true"}, Remove: true, Attach: true})
+				if err != nil {
+					t.Fatal(err)
+				}
+				if c.attach {
+					a := e.hold(&run{Run: r}, reader{end: make(chan struct{})})
+					time.AfterFunc(time.Minute, func() { a.Close() })
+				}
+				wait(t, e, r)
+				if took := time.Since(began); took < c.want || took > c.want+time.Second {
+					t.Errorf("gone after %v, want %v", took, c.want)
+				}
+				m.halt(e)
+			})
+		})
+	}
+}

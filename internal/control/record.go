@@ -56,6 +56,7 @@ type run struct {
 	Kill    string         `json:"kill,omitempty"`    // why it is being ended
 	KillAt  time.Time      `json:"kill_at,omitzero"`  // SIGKILL is due
 	Settled bool           `json:"settled,omitempty"` // nothing is left to do for it
+	Attach  bool           `json:"attach,omitempty"`  // somebody is going to read its output
 }
 
 // snapshot is the saved state of a snapshot.

@@ -31,6 +31,7 @@ func (e *Engine) StartRun(ctx context.Context, req mayfly.StartRun) (mayfly.Run,
 			ID: mayfly.NewID("run", now), Kind: req.Kind, Command: req.Command, Dir: req.Dir, TTY: req.TTY,
 			Timeout: req.Timeout, Actor: mayfly.Actor(ctx), Phase: mayfly.RunPending, Remove: req.Remove, CreatedAt: now,
 		},
+		Attach: req.Attach,
 		Process: driver.Process{
 			Command: req.Command, Env: req.Env, Dir: req.Dir, TTY: req.TTY, Rows: req.Rows, Cols: req.Cols, Stdin: req.Stdin,
 		},
@@ -248,7 +249,11 @@ func (e *Engine) AttachRun(ctx context.Context, id string, follow bool) (mayfly.
 	case r.Phase == mayfly.RunPending || r.Phase == mayfly.RunFailed && r.StartedAt.IsZero():
 		return nil, mayfly.Errorf(mayfly.Conflict, "run %s has not started", r.ID)
 	}
-	return e.Driver.Attach(ctx, env.Handle, r.ID, follow && !r.Phase.Ended())
+	a, err := e.Driver.Attach(ctx, env.Handle, r.ID, follow && !r.Phase.Ended())
+	if err != nil {
+		return nil, err
+	}
+	return e.hold(r, a), nil
 }
 
 // stepRuns starts what waits, and sees to what runs.

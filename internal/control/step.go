@@ -183,6 +183,9 @@ func (e *Engine) stepRemoval(ctx context.Context, s *situation) (bool, error) {
 			return e.emit(tx, serverActor, "environment.deleting", env.ID, "", fields{"reason": env.Why})
 		})
 	}
+	if e.unread(s) {
+		return false, nil
+	}
 	release, err := e.slot(ctx)
 	if err != nil {
 		return false, err
@@ -195,6 +198,7 @@ func (e *Engine) stepRemoval(ctx context.Context, s *situation) (bool, error) {
 	if err := e.Driver.Destroy(ctx, env.Handle); err != nil {
 		return false, fmt.Errorf("destroy: %w", err)
 	}
+	e.forgetReaders(s)
 	return true, e.change(ctx, env.ID, func(tx *store.Tx, env *environment) error {
 		return e.closeEnvironment(tx, env, exits)
 	})
