@@ -482,11 +482,13 @@ func TestTemplateUploadReturnsSetupOutputAndResult(t *testing.T) {
 func TestSetupEndsWhenTheClientLeaves(t *testing.T) {
 	s := serve(t)
 	ctx, cancel := context.WithCancel(t.Context())
+	// The service does not read what follows the end of the archive.
+	padded := io.MultiReader(tarOf(t, map[string]string{"a": "b"}), bytes.NewReader(make([]byte, 1<<20)))
 	log := writerFunc(func(p []byte) (int, error) {
 		cancel() // the first output: setup is at work
 		return len(p), nil
 	})
-	if _, err := s.client(t).PutTemplate(ctx, lock("w", "wait"), tarOf(t, map[string]string{"a": "b"}), log); !errors.Is(err, context.Canceled) {
+	if _, err := s.client(t).PutTemplate(ctx, lock("w", "wait"), padded, log); !errors.Is(err, context.Canceled) {
 		t.Errorf("PutTemplate = %v, want %v", err, context.Canceled)
 	}
 	seen := errors.New("seen")

@@ -3,11 +3,14 @@ package api
 import (
 	"bufio"
 	"encoding/json"
+	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -229,4 +232,49 @@ func TestQuietSinceCountsRequestsInFlight(t *testing.T) {
 			t.Errorf("QuietSince = %v, want %v", got, want)
 		}
 	})
+}
+
+// net/http panics when a full-duplex answer leaves the body unread and the
+// connection is used again.
+func TestUploadThatIsNotReadEndsItsConnection(t *testing.T) {
+	svc := apitest.New()
+	digest := svc.AddTemplate("t", nil)
+	var log lockedLog
+	ts := httptest.NewUnstartedServer(New(svc, Options{Log: quiet}))
+	ts.Config.ErrorLog = slog.NewLogLogger(slog.NewTextHandler(&log, nil), slog.LevelWarn)
+	ts.Start()
+	defer ts.Close()
+	conn, err := net.Dial("tcp", ts.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	body := "--b\r\nContent-Disposition: form-data; name=\"lock\"\r\n\r\n{\"template\":\"" + digest + "\"}" +
+		"\r\n--b\r\nContent-Disposition: form-data; name=\"workspace\"\r\n\r\n" + strings.Repeat("x", 200_000) + "\r\n--b--\r\n"
+	fmt.Fprintf(conn, "PUT /v1/templates/%s HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=b\r\nContent-Length: %d\r\n\r\n%s", digest, len(body), body)
+	conn.SetReadDeadline(time.Now().Add(5 * time.Second))
+	answer, err := io.ReadAll(conn)
+	if err != nil || !strings.Contains(string(answer), `"template":{`) {
+		t.Errorf("answer = %q, %v, want the template and the end", answer, err)
+	}
+	if log := log.String(); log != "" {
+		t.Errorf("log = %s, want nothing", log)
+	}
+}
+
+type lockedLog struct {
+	mu sync.Mutex
+	b  strings.Builder
+}
+
+func (l *lockedLog) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedLog) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
 }

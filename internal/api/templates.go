@@ -2,7 +2,6 @@ package api
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"mime/multipart"
@@ -82,8 +81,9 @@ func (s *Server) putTemplate(w http.ResponseWriter, r *http.Request) error {
 	// After a full-duplex answer the connection is of no more use: net/http may
 	// read it twice at the same time when the body was not read to its end.
 	w.Header().Set("Connection", "close")
-	records := &recordWriter{w: w}
-	t, err := s.svc.PutTemplate(r.Context(), lock, &lastPart{workspace, r.Body}, records)
+	files := &lastPart{part: workspace, body: r.Body}
+	records := &recordWriter{w: w, begin: files.drain}
+	t, err := s.svc.PutTemplate(r.Context(), lock, files, records)
 	if err != nil {
 		if !records.begun() {
 			return err
@@ -105,23 +105,33 @@ func nextPart(form *multipart.Reader, name string) (*multipart.Part, error) {
 	return part, nil
 }
 
-// lastPart reads the body to its end behind the last part. Only then does
-// net/http watch the connection, so that the request ends when the client
-// leaves while setup goes on.
+// lastPart is the workspace in the body of a request.
 type lastPart struct {
-	io.Reader
+	mu   sync.Mutex // one reader at a time
+	part io.Reader
 	body io.Reader
 }
 
-// maxEpilogue bounds what may follow the last part, in bytes.
-const maxEpilogue = 4 << 10
-
 func (p *lastPart) Read(b []byte) (int, error) {
-	n, err := p.Reader.Read(b)
-	if errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
-		io.Copy(io.Discard, io.LimitReader(p.body, maxEpilogue))
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.part.Read(b)
+}
+
+// maxPadding bounds what may follow the end of the archive, in bytes.
+const maxPadding = 4 << 20
+
+// drain reads to the end of the body what the service has not read: the
+// padding of the archive, the end of the form. Only then does net/http watch
+// the connection, so that the request ends when the client leaves while setup
+// goes on.
+func (p *lastPart) drain() {
+	if !p.mu.TryLock() {
+		return // setup has not begun
 	}
-	return n, err
+	defer p.mu.Unlock()
+	rest := io.LimitReader(io.MultiReader(p.part, p.body), maxPadding)
+	io.Copy(io.Discard, rest)
 }
 
 // recordPart bounds the output in one record, in bytes.
@@ -131,6 +141,7 @@ const recordPart = 32 << 10
 type recordWriter struct {
 	mu      sync.Mutex // one writer on w at a time
 	w       http.ResponseWriter
+	begin   func() // called before the first record
 	started bool
 }
 
@@ -160,6 +171,7 @@ func (rw *recordWriter) write(r TemplateRecord) error {
 	defer rw.mu.Unlock()
 	if !rw.started {
 		rw.started = true
+		rw.begin()
 		rw.w.Header().Set("Content-Type", ndjson)
 	}
 	if _, err := (flushWriter{rw.w}).Write(append(b, '\n')); err != nil {
