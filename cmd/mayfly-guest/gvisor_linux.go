@@ -10,20 +10,43 @@ import (
 	"mayfly.dev/mayfly/internal/sandbox/boot"
 )
 
+// owned runs f with the commands' user's rights, as far as that takes more
+// than the guest does anyway. Under gVisor, pipes and terminals belong to
+// whoever makes them, and setfsuid(2) is missing.
+var owned = func(f func()) { f() }
+
+// as runs f as another effective user and group.
+func as(uid, gid uint32, f func()) {
+	runtime.LockOSThread()
+	become := func(uid, gid uint32) {
+		const keep = ^uintptr(0)
+		for _, c := range [][2]uintptr{{unix.SYS_SETRESUID, 0}, {unix.SYS_SETRESGID, uintptr(gid)}, {unix.SYS_SETRESUID, uintptr(uid)}} {
+			if _, _, errno := unix.RawSyscall(c[0], keep, c[1], keep); errno != 0 {
+				panic(errno) // neither the one nor the other
+			}
+		}
+	}
+	become(uid, gid)
+	f()
+	become(0, 0)
+	runtime.UnlockOSThread()
+}
+
 // underGVisor is main where gVisor has made the mounts and namespaces.
 func underGVisor() {
-	g, listener, err := startUnderGVisor()
+	w, listener, err := startUnderGVisor()
 	if err != nil {
 		os.Stderr.WriteString(err.Error() + "\n")
 		os.Exit(1)
 	}
 	runtime.GOMAXPROCS(2)
-	go g.reap()
-	go g.accept(listener)
-	g.fork()
+	owned = func(f func()) { as(w.uid, w.gid, f) }
+	go w.reap()
+	go w.accept(listener)
+	w.fork()
 }
 
-func startUnderGVisor() (g *warden, listener int, err error) {
+func startUnderGVisor() (w *warden, listener int, err error) {
 	unix.Umask(0o022)
 	c, err := configFile()
 	if err != nil {
@@ -34,6 +57,12 @@ func startUnderGVisor() (g *warden, listener int, err error) {
 	for _, path := range []string{"/tmp", "/sys"} {
 		if err := unix.Unmount(path, unix.MNT_DETACH); err != nil && err != unix.EINVAL {
 			return nil, -1, failed("unmount "+path, err)
+		}
+	}
+	// Devices of gVisor's own that environments do not have.
+	for _, path := range []string{"/dev/fuse", "/dev/net/tun"} {
+		if err := unix.Unlink(path); err != nil && err != unix.ENOENT {
+			return nil, -1, failed("remove "+path, err)
 		}
 	}
 	if err := limitTasks(c); err != nil {

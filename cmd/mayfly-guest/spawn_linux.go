@@ -30,11 +30,13 @@ type streams struct {
 func openStreams(q wire.Request) (*streams, error) {
 	s := &streams{}
 	var err error
-	if q.TTY {
-		err = s.terminal(q.Rows, q.Cols)
-	} else {
-		err = s.pipes(q.Stdin)
-	}
+	owned(func() {
+		if q.TTY {
+			err = s.terminal(q.Rows, q.Cols)
+		} else {
+			err = s.pipes(q.Stdin)
+		}
+	})
 	if err != nil {
 		s.closeTheirs()
 	}
@@ -140,7 +142,9 @@ func (w *warden) spawn(r *run, q wire.Request, s *streams) error {
 		q.Dir = "/"
 	}
 	env := merge(w.env, q.Env)
-	candidates, err := w.find(q.Argv[0], q.Dir, env)
+	var candidates []string
+	var err error
+	owned(func() { candidates, err = w.find(q.Argv[0], q.Dir, env) })
 	if err != nil {
 		return err
 	}

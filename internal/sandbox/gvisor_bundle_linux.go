@@ -102,7 +102,6 @@ func newBundle(s Spec, dir string) bundle {
 		Mounts: []bundleMount{
 			{Destination: "/proc", Type: "proc", Source: "proc"},
 			{Destination: "/dev", Type: "tmpfs", Source: "tmpfs"},
-			{Destination: "/dev/pts", Type: "devpts", Source: "devpts", Options: []string{"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5", fmt.Sprintf("uid=%d", UID)}},
 			{Destination: "/dev/shm", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "nodev", "mode=1777", fmt.Sprintf("size=%d", sharedMemory(s.Limits.Memory))}},
 		},
 		Linux: bundleLinux{UIDMappings: ids, GIDMappings: ids},

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strconv"
+	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -127,6 +128,9 @@ func (g *GVisor) run(ctx context.Context, s Spec, dir string, m *mounts, socket 
 		if err := attach(at, m, socket); err != nil {
 			return err
 		}
+		if err := findTargets(s, m); err != nil {
+			return err
+		}
 		if err := g.enter(s.Environment); err != nil {
 			return err
 		}
@@ -219,6 +223,26 @@ func attach(dir string, m *mounts, socket int) error {
 		if err := unix.MoveMount(fd, "", unix.AT_FDCWD, path, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
 			return fmt.Errorf("attach %s: %w", name, err)
 		}
+	}
+	return nil
+}
+
+// findTargets checks that every target of a bind is there, in the root file
+// system or in a bind before it: runsc would make it, in the volume.
+func findTargets(s Spec, m *mounts) error {
+	targets := s.targets()
+	for i, target := range targets {
+		dir, path := m.root, target
+		for j := range i {
+			if rest, ok := strings.CutPrefix(target, targets[j]+"/"); ok {
+				dir, path = m.binds[j], rest
+			}
+		}
+		fd, err := unix.Openat2(dir, path, &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT})
+		if err != nil {
+			return fmt.Errorf("mount %s: %w", target, err)
+		}
+		unix.Close(fd)
 	}
 	return nil
 }
