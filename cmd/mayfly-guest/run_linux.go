@@ -24,6 +24,7 @@ const pipeBytes = 1 << 20
 type run struct {
 	id      string
 	started chan struct{} // closed when the command is started, or cannot be
+	dead    chan struct{} // closed when its command is reaped
 	ended   chan struct{} // closed when its end is recorded
 	refused error         // why nothing could be recorded of it; set before started
 
@@ -48,7 +49,7 @@ type run struct {
 }
 
 func newRun(id string) *run {
-	return &run{id: id, dir: -1, started: make(chan struct{}), ended: make(chan struct{}), followers: map[*follower]struct{}{}}
+	return &run{id: id, dir: -1, started: make(chan struct{}), dead: make(chan struct{}), ended: make(chan struct{}), followers: map[*follower]struct{}{}}
 }
 
 // begin claims the run's directory and starts its command. One that cannot be
@@ -118,6 +119,11 @@ func (r *run) copy(f *os.File, stream byte) {
 		if err == nil {
 			continue
 		}
+		if f == r.tty && errors.Is(err, unix.EIO) && r.lives() {
+			// Nobody has the terminal open now. Closing it would hang up on a
+			// command that is about to end, or to open it again.
+			continue
+		}
 		if errors.Is(err, os.ErrDeadlineExceeded) {
 			r.rest(f, stream, buf)
 			f.SetReadDeadline(time.Time{})
@@ -127,6 +133,21 @@ func (r *run) copy(f *os.File, stream byte) {
 		f.Close()
 		return
 	}
+}
+
+// lives waits a moment for the end of the command, and reports whether it
+// was there when that began.
+func (r *run) lives() bool {
+	select {
+	case <-r.dead:
+		return false
+	default:
+	}
+	select {
+	case <-r.dead:
+	case <-time.After(10 * time.Millisecond):
+	}
+	return true
 }
 
 func (r *run) write(stream byte, b []byte) {
@@ -201,6 +222,7 @@ func (w *warden) bury(pid int) {
 	}
 	delete(w.pids, pid)
 	r.reaped = true
+	close(r.dead)
 	r.exit = record.Exit{
 		Run: r.id, Code: code(status), Started: r.begun, Ended: time.Now().UnixNano(),
 		UserCPU: usage.Utime.Nano(), SystemCPU: usage.Stime.Nano(), MaxRSS: usage.Maxrss << 10,

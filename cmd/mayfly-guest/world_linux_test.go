@@ -25,6 +25,9 @@ import (
 var program string
 
 func TestMain(m *testing.M) {
+	if probe := os.Getenv(probeVariable); probe != "" {
+		os.Exit(runProbe(probe))
+	}
 	dir, err := os.MkdirTemp("", "mayfly-guest")
 	if err != nil {
 		panic(err)
@@ -50,6 +53,9 @@ type world struct {
 	native   *sandbox.Native
 	skeleton string
 }
+
+// bases tells the ids of environments apart.
+var bases atomic.Int64
 
 // installations tells the worlds of parallel tests apart.
 var installations atomic.Int64
@@ -104,7 +110,8 @@ func (w *world) end() {
 	}
 }
 
-// children lists the guests that are children of this process, zombies too.
+// children lists what is left of guests that this process started, zombies
+// too: they are in this process's session only if they are launchers.
 func children(t testing.TB) []string {
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
@@ -118,7 +125,7 @@ func children(t testing.TB) []string {
 		}
 		// "pid (comm) state ppid …"; comm may hold anything.
 		_, after, _ := strings.Cut(string(b), ") ")
-		if f := strings.Fields(after); len(f) > 1 && f[1] == strconv.Itoa(os.Getpid()) && strings.Contains(string(b), "(mayfly-guest)") || strings.Contains(string(b), "memfd:mayfly") && f[1] == strconv.Itoa(os.Getpid()) {
+		if f := strings.Fields(after); len(f) > 1 && f[1] == strconv.Itoa(os.Getpid()) && !strings.Contains(string(b), "(go)") {
 			left = append(left, string(b))
 		}
 	}
@@ -129,7 +136,7 @@ func children(t testing.TB) []string {
 func skeleton(t testing.TB, dir string) string {
 	t.Helper()
 	root := filepath.Join(dir, "skeleton")
-	for _, d := range []string{"usr", "etc", "proc", "dev", "sys", "tmp", "run", "root", "home/agent", "workspace", "var/lib/mayfly-db", "var/tmp"} {
+	for _, d := range []string{"usr", "etc", "proc", "dev", "sys", "tmp", "run", "root", "home/agent", "workspace", "var/lib/mayfly-db", "var/tmp", "probe"} {
 		if err := os.MkdirAll(filepath.Join(root, d), 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -148,6 +155,9 @@ func skeleton(t testing.TB, dir string) string {
 		if err := os.Chmod(filepath.Join(root, d), 0o777|fs.ModeSticky); err != nil {
 			t.Fatal(err)
 		}
+	}
+	if err := os.Chmod(filepath.Join(root, "root"), 0o700); err != nil {
+		t.Fatal(err)
 	}
 	for name, text := range map[string]string{
 		"etc/passwd": "root:x:0:0::/root:/bin/sh\nagent:x:1000:1000::/home/agent:/bin/sh\n",
@@ -173,6 +183,10 @@ func (w *world) spec(env string, change ...func(*sandbox.Spec)) sandbox.Spec {
 	if err := os.Chown(filepath.Join(dir, "db"), sandbox.UID, sandbox.GID); err != nil {
 		w.t.Fatal(err)
 	}
+	self, err := os.Executable()
+	if err != nil {
+		w.t.Fatal(err)
+	}
 	s := sandbox.Spec{
 		Environment: env,
 		Host:        filepath.Join(dir, "host"),
@@ -180,10 +194,10 @@ func (w *world) spec(env string, change ...func(*sandbox.Spec)) sandbox.Spec {
 		Upper:       filepath.Join(dir, "upper"),
 		Work:        filepath.Join(dir, "work"),
 		DB:          filepath.Join(dir, "db"),
-		Binds:       []sandbox.Bind{{Source: "/usr", Target: "/usr"}},
+		Binds:       []sandbox.Bind{{Source: "/usr", Target: "/usr"}, {Source: filepath.Dir(self), Target: "/probe"}},
 		Env:         []string{"PATH=/usr/local/bin:/usr/bin:/bin", "HOME=/home/agent", "USER=agent", "LANG=C.UTF-8", "TZ=UTC"},
 		Limits:      mayfly.Limits{CPU: 2, Memory: 512 << 20, PIDs: 256},
-		UIDBase:     700_000 + uint32(len(env))*65536,
+		UIDBase:     uint32(1+bases.Add(1)%1000) * 65536 * 8,
 	}
 	for _, f := range change {
 		f(&s)
