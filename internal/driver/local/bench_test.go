@@ -13,8 +13,8 @@ import (
 // part of it costs.
 func BenchmarkLife(b *testing.B) {
 	d := open(b, "")
-	put(b, d, lock("a"))
-	s := driver.Spec{Template: lock("a").Template, Limits: mayfly.DefaultLimits}
+	put(b, d, lock(b))
+	s := driver.Spec{Template: lock(b).Template, Limits: mayfly.DefaultLimits}
 	took := map[string]time.Duration{}
 	n := 0
 	for b.Loop() {

@@ -16,6 +16,8 @@ import (
 	"mayfly.dev/mayfly/internal/cgroup"
 	"mayfly.dev/mayfly/internal/driver"
 	"mayfly.dev/mayfly/internal/driver/drivertest"
+	"mayfly.dev/mayfly/internal/image/host"
+	"mayfly.dev/mayfly/internal/manifest"
 	"mayfly.dev/mayfly/internal/sandbox"
 	"mayfly.dev/mayfly/internal/volume"
 )
@@ -82,12 +84,21 @@ func open(t testing.TB, kind volume.Kind) *Driver {
 	return d
 }
 
-func lock(digit string, setup ...string) mayfly.Lock {
-	return mayfly.Lock{
-		Version: 1, Base: mayfly.LockedBase{Kind: "host", Digest: "sha256:" + strings.Repeat("b", 64)},
-		Setup: setup, Template: "sha256:" + strings.Repeat(digit, 64), Seed: 7, Epoch: 1_700_000_000,
-		Env: map[string]string{"GREETING": "hello"},
+// lock makes a lock on this host.
+func lock(t testing.TB, setup ...string) mayfly.Lock {
+	t.Helper()
+	digest, err := host.Digest()
+	if err != nil {
+		t.Fatal(err)
 	}
+	l, err := manifest.Resolve(
+		manifest.Manifest{Name: "test", Setup: setup, Seed: 7, Env: map[string]string{"GREETING": "hello"}},
+		mayfly.LockedBase{Kind: "host", Digest: digest},
+		mayfly.LockedWorkspace{Digest: "sha256:" + strings.Repeat("c", 64), Files: 1}, nil, 1_700_000_000)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
 }
 
 func workspace(files map[string]string) io.Reader {
@@ -114,9 +125,9 @@ func TestDriver(t *testing.T) {
 		t.Run(string(kind), func(t *testing.T) {
 			drivertest.Run(t, func(t *testing.T) drivertest.Fixture {
 				d := open(t, kind)
-				put(t, d, lock("a"))
+				put(t, d, lock(t))
 				return drivertest.Fixture{
-					Driver: d, Template: lock("a").Template,
+					Driver: d, Template: lock(t).Template,
 					Write: func(name, content string) []string {
 						return []string{"sh", "-c", `printf %s "$2" > "$1"`, "sh", name, content}
 					},
@@ -162,8 +173,8 @@ func output(t *testing.T, d *Driver, l mayfly.Lock, command ...string) string {
 
 func TestProcessesSeeTheLocksVariablesAndTheWorkspace(t *testing.T) {
 	d := open(t, "")
-	put(t, d, lock("c"))
-	got := output(t, d, lock("c"), "sh", "-c", `echo $GREETING $MAYFLY_SEED $SOURCE_DATE_EPOCH $TZ $HOME $(id -un) $(hostname) $PWD; cat README`)
+	put(t, d, lock(t))
+	got := output(t, d, lock(t), "sh", "-c", `echo $GREETING $MAYFLY_SEED $SOURCE_DATE_EPOCH $TZ $HOME $(id -un) $(hostname) $PWD; cat README`)
 	want := "hello 7 1700000000 UTC /home/agent agent mayfly /workspace\nread me\n"
 	if got != want {
 		t.Errorf("got = %q, want %q", got, want)
@@ -172,7 +183,7 @@ func TestProcessesSeeTheLocksVariablesAndTheWorkspace(t *testing.T) {
 
 func TestSetUpIsPartOfTheTemplate(t *testing.T) {
 	d := open(t, "")
-	l := lock("d", "echo built > made; rm README", "test -e made && echo second >> made")
+	l := lock(t, "echo built > made; rm README", "test -e made && echo second >> made")
 	put(t, d, l)
 	if got, want := output(t, d, l, "sh", "-c", "ls; cat made"), "made\nbuilt\nsecond\n"; got != want {
 		t.Errorf("got = %q, want %q", got, want)
@@ -181,7 +192,7 @@ func TestSetUpIsPartOfTheTemplate(t *testing.T) {
 
 func TestSetUpThatFailsLeavesNothing(t *testing.T) {
 	d := open(t, "")
-	l := lock("e", "true", "echo the reason >&2; exit 3")
+	l := lock(t, "true", "echo the reason >&2; exit 3")
 	var log bytes.Buffer
 	err := d.PutTemplate(t.Context(), l, workspace(nil), &log)
 	if mayfly.KindOf(err) != mayfly.Invalid || !strings.Contains(log.String(), "the reason") {
@@ -192,9 +203,23 @@ func TestSetUpThatFailsLeavesNothing(t *testing.T) {
 	}
 }
 
+func TestLockThatIsNotItsOwnIsRefused(t *testing.T) {
+	d := open(t, "")
+	other := lock(t)
+	other.Base.Digest = "sha256:" + strings.Repeat("0", 64)
+	for name, l := range map[string]mayfly.Lock{
+		"another seed": func() mayfly.Lock { l := lock(t); l.Seed++; return l }(),
+		"another host": other,
+	} {
+		if err := d.PutTemplate(t.Context(), l, workspace(nil), io.Discard); err == nil {
+			t.Errorf("%s: got no error", name)
+		}
+	}
+}
+
 func TestDiffShowsWhatAnEnvironmentChanged(t *testing.T) {
 	d := open(t, "")
-	l := lock("f")
+	l := lock(t)
 	put(t, d, l)
 	h := driver.Handle{Environment: "env-diff", Isolation: mayfly.Native, UIDBase: 0x3000_0000}
 	s := driver.Spec{Template: l.Template, Limits: mayfly.DefaultLimits}

@@ -19,6 +19,7 @@ import (
 	"mayfly.dev/mayfly/internal/driver"
 	"mayfly.dev/mayfly/internal/image"
 	"mayfly.dev/mayfly/internal/image/host"
+	"mayfly.dev/mayfly/internal/manifest"
 	"mayfly.dev/mayfly/internal/sandbox"
 )
 
@@ -124,6 +125,9 @@ func (d *Driver) PutImage(ctx context.Context, digest string, layout io.Reader) 
 // of its own: workspace and set-up commands in a volume upon the base, whose
 // snapshot becomes the layer.
 func (d *Driver) PutTemplate(ctx context.Context, l mayfly.Lock, workspace io.Reader, log io.Writer) error {
+	if err := verify(l); err != nil {
+		return err
+	}
 	if there, err := d.HasTemplate(ctx, l.Template); there || err != nil {
 		return err
 	}
@@ -165,6 +169,26 @@ func (d *Driver) PutTemplate(ctx context.Context, l mayfly.Lock, workspace io.Re
 	}
 	if _, err := d.pool.CommitLayer(ctx, layerName("tpl-", l.Template), h.Environment, finished); err != nil {
 		return fmt.Errorf("commit template: %w", err)
+	}
+	return nil
+}
+
+// verify refuses a lock whose template digest is not its own, or whose host is
+// not this one.
+func verify(l mayfly.Lock) error {
+	if err := manifest.VerifyLock(l); err != nil {
+		return err
+	}
+	if l.Base.Kind != "host" {
+		return nil
+	}
+	digest, err := host.Digest()
+	if err != nil {
+		return fmt.Errorf("digest host: %w", err)
+	}
+	if digest != l.Base.Digest {
+		return mayfly.Errorf(mayfly.Drift, "the lock was made on another host: its base is %s, this one is %s", l.Base.Digest, digest).
+			Hint("write it anew: mayfly lock; or use an image as the base")
 	}
 	return nil
 }
