@@ -78,7 +78,7 @@ git -c init.defaultBranch=main init -q
 git add -A
 git commit -q -m "Find the free time between appointments"
 show git log --oneline
-show mayfly lock >/dev/null
+show mayfly lock
 
 title "The agent works in an environment of its own"
 show mayfly run --locked --name first -- fixer
