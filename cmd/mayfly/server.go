@@ -87,6 +87,9 @@ func runtimes(groups *cgroup.Tree) map[mayfly.Isolation]func() (sandbox.Runtime,
 		mayfly.Native: sync.OnceValues(func() (sandbox.Runtime, error) {
 			return sandbox.NewNative(sandbox.Options{Cgroups: groups})
 		}),
+		mayfly.GVisor: sync.OnceValues(func() (sandbox.Runtime, error) {
+			return sandbox.NewGVisor(sandbox.Options{Cgroups: groups}, "")
+		}),
 	}
 }
 
