@@ -142,7 +142,7 @@ func (s *limitedStore) drop(path string) (bool, error) {
 }
 
 func (s *btrfsStore) purge(ctx context.Context, path string) error {
-	return remove(ctx, path, destroySubvolume)
+	return remove(ctx, path, s.step, destroySubvolume)
 }
 
 func (s *limitedStore) purge(ctx context.Context, path string) error {

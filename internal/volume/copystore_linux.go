@@ -42,7 +42,7 @@ func (s *copyStore) clone(ctx context.Context, src, dst string, _ bool, parts ..
 		return err
 	}
 	defer func() {
-		if err != nil && s.step("remove partial copy") == nil {
+		if err != nil {
 			err = errors.Join(err, s.purge(context.WithoutCancel(ctx), tmp))
 		}
 	}()
@@ -82,7 +82,9 @@ func (s *copyStore) seal(_ context.Context, src, dst string) error {
 // drop leaves it to the trash: a directory cannot vanish in one step.
 func (s *copyStore) drop(string) (bool, error) { return false, nil }
 
-func (s *copyStore) purge(ctx context.Context, path string) error { return remove(ctx, path, nil) }
+func (s *copyStore) purge(ctx context.Context, path string) error {
+	return remove(ctx, path, s.step, nil)
+}
 
 func (s *copyStore) enroll(string, string) error { return nil }
 

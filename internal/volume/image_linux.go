@@ -39,14 +39,15 @@ type image struct {
 	limit     int64    // largest size, bytes; 0: none
 	file      *os.File // locked while the pool is open
 	now       func() time.Time
+	step      func(string) error
 
 	mu      sync.Mutex // guards what follows and changes of size
 	trimmed time.Time
 }
 
 // openImage makes, attaches and mounts the image at dir, or finds it so.
-func openImage(ctx context.Context, dir string, limit int64, now func() time.Time) (*image, error) {
-	im := &image{path: imagePath(dir), dir: dir, limit: limit, now: now}
+func openImage(ctx context.Context, dir string, limit int64, now func() time.Time, step func(string) error) (*image, error) {
+	im := &image{path: imagePath(dir), dir: dir, limit: limit, now: now, step: step}
 	if os.Geteuid() != 0 {
 		return nil, unsupported("mounting a btrfs image needs root", "sudo mayfly serve", nil)
 	}
@@ -99,6 +100,9 @@ func (im *image) format(ctx context.Context) error {
 	}
 	// The file system below already cares for its metadata: no second copy.
 	cmd := exec.CommandContext(ctx, mkfs, "-q", "-f", "-K", "-L", "mayfly", "-m", "single", "-d", "single", tmp)
+	if err := im.step("format image"); err != nil {
+		return err
+	}
 	var output bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &output, &output
 	if err := cmd.Run(); err != nil {
@@ -107,16 +111,21 @@ func (im *image) format(ctx context.Context) error {
 	if err := f.Sync(); err != nil {
 		return err
 	}
+	if err := im.step("name image"); err != nil {
+		return err
+	}
 	if err := os.Rename(tmp, im.path); err != nil {
 		return err
 	}
 	return withDir(filepath.Dir(im.path), unix.Fsync)
 }
 
+var mkfsNames = []string{"mkfs.btrfs", "/usr/sbin/mkfs.btrfs", "/sbin/mkfs.btrfs"}
+
 // findMkfs finds mkfs.btrfs, also where the search path of a user lacks the
 // directories for administrators.
 func findMkfs() (string, error) {
-	for _, name := range []string{"mkfs.btrfs", "/usr/sbin/mkfs.btrfs", "/sbin/mkfs.btrfs"} {
+	for _, name := range mkfsNames {
 		if path, err := exec.LookPath(name); err == nil {
 			return path, nil
 		}
@@ -157,23 +166,33 @@ func (im *image) mounted() bool {
 
 func (im *image) mount() error {
 	if im.mounted() {
-		return nil
+		return im.makePrivate()
 	}
 	dev, err := attach(im.file)
 	if err != nil {
 		return explainMount(err)
 	}
 	defer dev.Close() // the mount holds the device
+	if err := im.step("mount image"); err != nil {
+		return err
+	}
 	return im.mountDevice(dev.Name())
 }
 
 func (im *image) mountDevice(dev string) error {
 	const flags = unix.MS_NOATIME | unix.MS_NODEV | unix.MS_NOSUID
-	if err := unix.Mount(dev, im.dir, "btrfs", flags, "ssd,discard=async"); err != nil {
+	if err := unix.Mount(dev, im.dir, "btrfs", flags, "ssd,discard=async,commit=5"); err != nil {
 		return explainMount(fmt.Errorf("mount %s at %s: %w", im.path, im.dir, err))
 	}
-	// Other namespaces that got a copy of the mount shall not be told of the
-	// mounts below it.
+	return im.makePrivate()
+}
+
+// makePrivate keeps namespaces that got a copy of the mount from being told of
+// the mounts below it.
+func (im *image) makePrivate() error {
+	if err := im.step("make mount private"); err != nil {
+		return err
+	}
 	if err := unix.Mount("", im.dir, "", unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("make mount at %s private: %w", im.dir, err)
 	}
@@ -215,13 +234,20 @@ func (im *image) unmount() error {
 	defer dev.Close()
 	busy := mayfly.Errorf(mayfly.Conflict, "the pool %s is in use", im.dir).
 		Hint("end the environments that use it; see them with: mayfly env list")
-	if err := unix.Unmount(im.dir, unix.UMOUNT_NOFOLLOW); errors.Is(err, unix.EBUSY) {
+	err = whileBusy(func() error { return unix.Unmount(im.dir, unix.UMOUNT_NOFOLLOW) })
+	if errors.Is(err, unix.EBUSY) {
 		return busy
 	} else if err != nil {
 		return fmt.Errorf("unmount %s: %w", im.dir, err)
 	}
 	// A file system that is alive holds its device exclusively.
-	claim, err := unix.Open(name, unix.O_RDONLY|unix.O_EXCL|unix.O_CLOEXEC, 0)
+	err = whileBusy(func() error {
+		claim, err := unix.Open(name, unix.O_RDONLY|unix.O_EXCL|unix.O_CLOEXEC, 0)
+		if err == nil {
+			unix.Close(claim)
+		}
+		return err
+	})
 	if errors.Is(err, unix.EBUSY) {
 		if err := im.mountDevice(name); err != nil {
 			return err
@@ -230,8 +256,17 @@ func (im *image) unmount() error {
 	} else if err != nil {
 		return fmt.Errorf("unmount %s: %w", im.dir, err)
 	}
-	unix.Close(claim)
 	return im.file.Close()
+}
+
+// whileBusy repeats fn for a while when it says EBUSY: whoever makes a mount
+// namespace has a copy of every mount until it lets go of them.
+func whileBusy(fn func() error) error {
+	err := fn()
+	for deadline := time.Now().Add(2 * time.Second); errors.Is(err, unix.EBUSY) && time.Now().Before(deadline); err = fn() {
+		time.Sleep(10 * time.Millisecond)
+	}
+	return err
 }
 
 // admit makes room in the image and fails when the file system below has none
@@ -313,6 +348,9 @@ func (im *image) wantedSize(used, size, allocated int64) (int64, error) {
 // resize brings file, device and file system to the wanted size; repeated
 // after a crash in the middle of it, it finishes.
 func (im *image) resize(fd int, want, size int64) error {
+	if err := im.step("grow image"); err != nil {
+		return err
+	}
 	if want > size {
 		if err := im.file.Truncate(want); err != nil {
 			return fmt.Errorf("grow %s: %w", im.path, err)
@@ -330,8 +368,14 @@ func (im *image) resize(fd int, want, size int64) error {
 		return err
 	}
 	defer dev.Close()
+	if err := im.step("grow device"); err != nil {
+		return err
+	}
 	if _, err := unix.IoctlRetInt(int(dev.Fd()), unix.LOOP_SET_CAPACITY); err != nil {
 		return fmt.Errorf("grow %s: %w", name, err)
+	}
+	if err := im.step("grow file system"); err != nil {
+		return err
 	}
 	return resizeToDevice(fd)
 }
@@ -359,10 +403,20 @@ func freeBytes(dir string) (int64, error) {
 	return int64(st.Bavail) * st.Bsize, nil
 }
 
+// lockPatience is how long a lock may outlive its server.
+const lockPatience = 500 * time.Millisecond
+
 // lock keeps a second server from the same pool. The kernel drops it with the
 // process.
 func lock(f *os.File) error {
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); errors.Is(err, unix.EWOULDBLOCK) {
+	err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	// A child that a killed server had just forked holds the lock until it
+	// executes its program.
+	for deadline := time.Now().Add(lockPatience); errors.Is(err, unix.EWOULDBLOCK) && time.Now().Before(deadline); {
+		time.Sleep(5 * time.Millisecond)
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	}
+	if errors.Is(err, unix.EWOULDBLOCK) {
 		return mayfly.Errorf(mayfly.Conflict, "another server uses the pool %s", f.Name()).
 			Hint("stop it, or use another state directory with --state")
 	} else if err != nil {

@@ -132,7 +132,7 @@ func openBtrfs(ctx context.Context, p *pool, o Options) (Pool, error) {
 		if now == nil {
 			now = time.Now
 		}
-		im, err := openImage(ctx, p.dir, o.ImageSize, now)
+		im, err := openImage(ctx, p.dir, o.ImageSize, now, p.step)
 		if err != nil {
 			return nil, err
 		}

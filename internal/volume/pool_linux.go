@@ -123,6 +123,9 @@ func (p *pool) Create(ctx context.Context, env string) error {
 				return err
 			}
 			for _, name := range []string{upperName, dbName} {
+				if err := p.step("make " + name); err != nil {
+					return err
+				}
 				if err := mkdir(filepath.Join(next, name), 0o755); err != nil {
 					return err
 				}
@@ -205,6 +208,9 @@ func (p *pool) mkdirs(env string) error {
 		if err := mkdir(dir, 0o755); err != nil {
 			return err
 		}
+		if err := p.step("made " + filepath.Base(dir)); err != nil {
+			return err
+		}
 	}
 	if l, ok := p.store.(envLimiter); ok {
 		if err := p.step("make quota group"); err != nil {
@@ -225,6 +231,9 @@ func (p *pool) prepare(ctx context.Context, env, tree string) error {
 		return err
 	}
 	if err := p.purge(ctx, work); err != nil {
+		return err
+	}
+	if err := p.step("make work"); err != nil {
 		return err
 	}
 	if err := mkdir(work, 0o755); err != nil {
@@ -319,13 +328,29 @@ func (p *pool) discard(ctx context.Context, path string) error {
 	if err := p.step("move to trash"); err != nil {
 		return err
 	}
-	if err := os.Rename(path, trash); err != nil {
+	if err := os.Rename(path, trash); errors.Is(err, unix.ENOSPC) {
+		return p.discardInPlace(ctx, path)
+	} else if err != nil {
 		return err
 	}
 	if err := p.step("purge"); err != nil {
 		return err
 	}
 	return p.purge(ctx, trash)
+}
+
+// discardInPlace deletes without the room that a rename needs. Recover
+// finishes what it leaves: a volume without its live state is none.
+func (p *pool) discardInPlace(ctx context.Context, path string) error {
+	for _, dir := range []string{filepath.Join(path, liveName), path} {
+		if err := p.step("purge in place"); err != nil {
+			return err
+		}
+		if err := p.purge(ctx, dir); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // trashFor is a name in the trash that nothing has.

@@ -24,15 +24,16 @@ type remover struct {
 	name  string   // of the tree
 	queue []string // names in top to remove
 	moved int      // directories moved up so far
+	step  func(string) error
 	// subvolume deletes a btrfs subvolume; nil where there are none.
 	subvolume func(dirfd int, name string) error
 }
 
 // remove deletes path and everything below it; a missing path is not an error.
-func remove(ctx context.Context, path string, subvolume func(dirfd int, name string) error) error {
+func remove(ctx context.Context, path string, step func(string) error, subvolume func(dirfd int, name string) error) error {
 	err := withDir(filepath.Dir(path), func(fd int) error {
 		name := filepath.Base(path)
-		r := &remover{ctx: ctx, top: fd, name: name, queue: []string{name}, subvolume: subvolume}
+		r := &remover{ctx: ctx, top: fd, name: name, queue: []string{name}, step: step, subvolume: subvolume}
 		for len(r.queue) > 0 {
 			name, r.queue = r.queue[0], r.queue[1:]
 			if err := r.entry(fd, name, 0); err != nil {
@@ -57,6 +58,11 @@ func (r *remover) entry(dirfd int, name string, depth int) error {
 		return err
 	case st.Mode&unix.S_IFMT != unix.S_IFDIR:
 		return ignoreMissing(unix.Unlinkat(dirfd, name, 0))
+	}
+	if err := r.step("remove " + name); err != nil {
+		return err
+	}
+	switch {
 	case st.Ino == firstInode && r.subvolume != nil:
 		return r.subvolume(dirfd, name)
 	case depth == removeDepth:

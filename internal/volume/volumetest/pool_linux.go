@@ -1,0 +1,518 @@
+package volumetest
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"mayfly.dev/mayfly"
+	"mayfly.dev/mayfly/internal/volume"
+)
+
+func testCreate(t *testing.T, p volume.Pool) {
+	ctx := t.Context()
+	for range 2 { // the second time it is there
+		must(t, p.Create(ctx, "e1"))
+	}
+	tree := p.Live("e1")
+	for _, dir := range []string{tree.Upper, tree.Work, tree.DB, p.Host("e1")} {
+		var st unix.Stat_t
+		must(t, unix.Lstat(dir, &st))
+		if got, want := st.Mode, uint32(unix.S_IFDIR|0o755); got != want || st.Uid != 0 || st.Gid != 0 {
+			t.Errorf("%s: mode = %o, owner = %d:%d, want %o, 0:0", dir, got, st.Uid, st.Gid, want)
+		}
+		entries, err := os.ReadDir(dir)
+		must(t, err)
+		if len(entries) != 0 {
+			t.Errorf("%s has %d entries, want none", dir, len(entries))
+		}
+	}
+	names, err := p.Volumes(ctx)
+	must(t, err)
+	if want := []string{"e1"}; !slices.Equal(names, want) {
+		t.Errorf("volumes = %v, want %v", names, want)
+	}
+	// Only root gets into the pool.
+	pool := filepath.Dir(filepath.Dir(filepath.Dir(filepath.Dir(tree.Upper))))
+	st, err := os.Stat(pool)
+	must(t, err)
+	if got := st.Mode().Perm(); got != 0o700 {
+		t.Errorf("mode of %s = %o, want 700", pool, got)
+	}
+}
+
+func testNames(t *testing.T, p volume.Pool) {
+	ctx := t.Context()
+	for _, name := range []string{"", ".", "..", "a/b", "../x", "A", "é", "a\x00", ".next", strings.Repeat("a", 65)} {
+		for what, err := range map[string]error{
+			"create":   p.Create(ctx, name),
+			"snapshot": p.Snapshot(ctx, "e1", name),
+			"destroy":  p.Destroy(ctx, name),
+			"layer":    p.RemoveLayer(ctx, name),
+			"fork":     p.Fork(ctx, "e2", "e1", name),
+		} {
+			if got := mayfly.KindOf(err); got != mayfly.Invalid {
+				t.Errorf("%s %q: kind = %q, want %q", what, name, got, mayfly.Invalid)
+			}
+		}
+	}
+}
+
+func testBuildLayer(t *testing.T, p volume.Pool) {
+	ctx := t.Context()
+	if _, err := p.Layer("base"); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("missing layer: err = %v, want fs.ErrNotExist", err)
+	}
+	calls := 0
+	fill := func(_ context.Context, dir string) error {
+		calls++
+		return os.WriteFile(filepath.Join(dir, "f"), []byte("content"), 0o640)
+	}
+	for range 2 {
+		dir, err := p.BuildLayer(ctx, "base", fill)
+		must(t, err)
+		got, err := os.ReadFile(filepath.Join(dir, "f"))
+		if err != nil || string(got) != "content" {
+			t.Errorf("layer's file = %q, %v, want %q", got, err, "content")
+		}
+		if found, err := p.Layer("base"); err != nil || found != dir {
+			t.Errorf("layer = %q, %v, want %q", found, err, dir)
+		}
+	}
+	if calls != 1 {
+		t.Errorf("fill was called %d times, want 1", calls)
+	}
+	names, err := p.Layers(ctx)
+	if err != nil || !slices.Equal(names, []string{"base"}) {
+		t.Errorf("layers = %v, %v, want [base]", names, err)
+	}
+	for range 2 {
+		must(t, p.RemoveLayer(ctx, "base"))
+	}
+	if _, err := p.Layer("base"); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("removed layer: err = %v, want fs.ErrNotExist", err)
+	}
+}
+
+func testFailedBuild(t *testing.T, p volume.Pool) {
+	boom := errors.New("boom")
+	_, err := p.BuildLayer(t.Context(), "base", func(_ context.Context, dir string) error {
+		write(t, dir+"/half", "made")
+		return boom
+	})
+	if !errors.Is(err, boom) {
+		t.Errorf("err = %v, want %v", err, boom)
+	}
+	if names, err := p.Layers(t.Context()); err != nil || len(names) != 0 {
+		t.Errorf("layers = %v, %v, want none", names, err)
+	}
+	dir, err := p.BuildLayer(t.Context(), "base", func(context.Context, string) error { return nil })
+	must(t, err)
+	if entries, err := os.ReadDir(dir); err != nil || len(entries) != 0 {
+		t.Errorf("second build holds %v, %v, want nothing", entries, err)
+	}
+}
+
+func testConcurrentBuilds(t *testing.T, p volume.Pool) {
+	var calls atomic.Int32
+	release := make(chan struct{})
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			_, err := p.BuildLayer(t.Context(), "base", func(context.Context, string) error {
+				calls.Add(1)
+				<-release
+				return nil
+			})
+			if err != nil {
+				t.Errorf("build: %v", err)
+			}
+		})
+	}
+	for calls.Load() == 0 {
+		time.Sleep(time.Millisecond)
+	}
+	close(release)
+	wg.Wait()
+	if got := calls.Load(); got != 1 {
+		t.Errorf("fill was called %d times, want 1", got)
+	}
+}
+
+func testCancelledBuild(t *testing.T, p volume.Pool) {
+	ctx, cancel := context.WithCancel(t.Context())
+	started := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		_, err := p.BuildLayer(ctx, "base", func(ctx context.Context, _ string) error {
+			close(started)
+			<-ctx.Done()
+			return ctx.Err()
+		})
+		if !errors.Is(err, context.Canceled) {
+			t.Errorf("cancelled build: err = %v, want %v", err, context.Canceled)
+		}
+	})
+	<-started
+	wg.Go(func() {
+		_, err := p.BuildLayer(t.Context(), "base", func(_ context.Context, dir string) error {
+			return os.WriteFile(dir+"/second", nil, 0o600)
+		})
+		if err != nil {
+			t.Errorf("second build: %v", err)
+		}
+	})
+	time.Sleep(10 * time.Millisecond)
+	cancel()
+	wg.Wait()
+	dir, err := p.Layer("base")
+	must(t, err)
+	if _, err := os.Lstat(dir + "/second"); err != nil {
+		t.Errorf("second build's file: %v", err)
+	}
+}
+
+func testCommitLayer(t *testing.T, p volume.Pool) {
+	ctx := t.Context()
+	lower := gnarlyLower(t)
+	must(t, p.Create(ctx, "e1"))
+	merged, unmount := Mount(t, p.Live("e1"), lower)
+	gnarlyChanges(t, merged)
+	write(t, p.Live("e1").DB+"/pg/base", "rows")
+	unmount()
+	must(t, p.Snapshot(ctx, "e1", "s1"))
+	want := ManifestOf(t, p.At("e1", "s1").Upper)
+	dir, err := p.CommitLayer(ctx, "prepared", "e1", "s1")
+	must(t, err)
+	compare(t, "layer", ManifestOf(t, dir), want)
+	if again, err := p.CommitLayer(ctx, "prepared", "e1", "s1"); err != nil || again != dir {
+		t.Errorf("commit again = %q, %v, want %q", again, err, dir)
+	}
+	merge := view(t, dir, lower)
+	must(t, p.Destroy(ctx, "e1"))
+	compare(t, "view after the volume is gone", view(t, dir, lower), merge)
+	must(t, p.Create(ctx, "e2"))
+	merged, _ = Mount(t, p.Live("e2"), dir, lower)
+	if _, err := os.Lstat(merged + "/moved/inner"); err != nil {
+		t.Errorf("renamed directory over the layer: %v", err)
+	}
+}
+
+// testFrozenWriter takes a snapshot while a process, stopped by a signal, is
+// in the middle of writing through an overlay and beside it.
+func testFrozenWriter(t *testing.T, p volume.Pool) {
+	ctx := t.Context()
+	must(t, p.Create(ctx, "e1"))
+	tree := p.Live("e1")
+	merged, _ := Mount(t, tree)
+	cmd := exec.Command("sh", "-c", `i=0
+while :; do
+  i=$((i+1)); echo "$i" >>"$0/log"; echo "$i" >>"$1/log"
+  if [ $((i % 50)) = 0 ]; then mkdir -p "$0/d$i"; echo x >"$0/d$i/f"; mv "$0/d$i" "$0/e$i"; fi
+done`, merged, tree.DB)
+	must(t, cmd.Start())
+	defer func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	}()
+	for i := range 5 {
+		time.Sleep(60 * time.Millisecond)
+		freeze(t, cmd.Process.Pid)
+		snapshot := fmt.Sprintf("s%d", i)
+		wantUpper, wantDB := ManifestOf(t, tree.Upper), ManifestOf(t, tree.DB)
+		must(t, p.Snapshot(ctx, "e1", snapshot))
+		must(t, cmd.Process.Signal(unix.SIGCONT))
+		time.Sleep(20 * time.Millisecond)
+		compare(t, snapshot+"'s upper", ManifestOf(t, p.At("e1", snapshot).Upper), wantUpper)
+		compare(t, snapshot+"'s db", ManifestOf(t, p.At("e1", snapshot).DB), wantDB)
+	}
+	checkLog(t, p, tree)
+}
+
+// checkLog checks that every snapshot holds a beginning of the log, and more
+// than the one before it.
+func checkLog(t *testing.T, p volume.Pool, tree volume.Tree) {
+	t.Helper()
+	final, err := os.ReadFile(tree.Upper + "/log")
+	must(t, err)
+	before := 0
+	for i := range 5 {
+		at := p.At("e1", fmt.Sprintf("s%d", i))
+		log, err := os.ReadFile(at.Upper + "/log")
+		must(t, err)
+		db, err := os.ReadFile(at.DB + "/log")
+		must(t, err)
+		if !bytes.HasPrefix(final, log) || len(log) <= before {
+			t.Errorf("snapshot %d: log of %d bytes is no longer beginning of the final one than %d", i, len(log), before)
+		}
+		if n := bytes.Count(log, []byte("\n")) - bytes.Count(db, []byte("\n")); n != 0 && n != 1 {
+			t.Errorf("snapshot %d: the overlay is %d writes ahead of the database, want 0 or 1", i, n)
+		}
+		before = len(log)
+	}
+}
+
+// freeze stops the process and returns when it stands still.
+func freeze(t *testing.T, pid int) {
+	t.Helper()
+	must(t, unix.Kill(pid, unix.SIGSTOP))
+	for range 1000 {
+		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		must(t, err)
+		if strings.Contains(string(b), ") T ") && !busyChild(pid) {
+			return
+		}
+		time.Sleep(time.Millisecond)
+	}
+	t.Fatal("the writer does not stop")
+}
+
+// busyChild reports whether a command that the shell has started still runs.
+func busyChild(pid int) bool {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
+	if err != nil || len(bytes.TrimSpace(b)) == 0 {
+		return false
+	}
+	for _, child := range strings.Fields(string(b)) {
+		stat, err := os.ReadFile("/proc/" + child + "/stat")
+		if err == nil && !strings.Contains(string(stat), ") Z ") {
+			return true
+		}
+	}
+	return false
+}
+
+func testSnapshotKeeps(t *testing.T, p volume.Pool) {
+	ctx := t.Context()
+	lower := gnarlyLower(t)
+	must(t, p.Create(ctx, "e1"))
+	tree := p.Live("e1")
+	merged, unmount := Mount(t, tree, lower)
+	gnarlyChanges(t, merged)
+	gnarlyChanges(t, tree.DB)
+	unmount()
+	wantUpper, wantDB, wantView := ManifestOf(t, tree.Upper), ManifestOf(t, tree.DB), view(t, tree.Upper, lower)
+	size := allocated(t, tree.Upper)
+
+	for range 2 { // the second time it is left as it is
+		must(t, p.Snapshot(ctx, "e1", "s1"))
+		must(t, os.WriteFile(tree.Upper+"/later", nil, 0o600))
+	}
+	must(t, p.Fork(ctx, "e2", "e1", "s1"))
+	must(t, p.Rollback(ctx, "e1", "s1"))
+	for what, at := range map[string]volume.Tree{"snapshot": p.At("e1", "s1"), "fork": p.Live("e2"), "rolled back": tree} {
+		compare(t, what+"'s upper", ManifestOf(t, at.Upper), wantUpper)
+		compare(t, what+"'s db", ManifestOf(t, at.DB), wantDB)
+		compare(t, what+"'s view", view(t, at.Upper, lower), wantView)
+		if got := allocated(t, at.Upper); got > size+size/2+1<<20 {
+			t.Errorf("%s occupies %d bytes, want about %d: holes are gone", what, got, size)
+		}
+	}
+	names, err := p.SnapshotsOf(ctx, "e1")
+	if err != nil || !slices.Equal(names, []string{"s1"}) {
+		t.Errorf("snapshots = %v, %v, want [s1]", names, err)
+	}
+}
+
+func testRollback(t *testing.T, p volume.Pool) {
+	ctx := t.Context()
+	lower := t.TempDir()
+	write(t, lower+"/dir/deleted", "from below")
+	must(t, p.Create(ctx, "e1"))
+	tree := p.Live("e1")
+	merged, unmount := Mount(t, tree, lower)
+	write(t, merged+"/own", "one")
+	write(t, tree.DB+"/rows", "one")
+	want := ManifestOf(t, merged)
+	must(t, p.Snapshot(ctx, "e1", "s1"))
+
+	for round := range 2 {
+		must(t, os.RemoveAll(merged+"/dir"))
+		must(t, os.Remove(merged+"/own"))
+		write(t, merged+"/dir/other", "two")
+		write(t, tree.DB+"/rows", "two")
+		unmount()
+		must(t, p.Rollback(ctx, "e1", "s1"))
+		if entries, err := os.ReadDir(tree.Work); err != nil || len(entries) != 0 {
+			t.Errorf("work directory holds %v, %v, want nothing", entries, err)
+		}
+		merged, unmount = Mount(t, tree, lower) // volatile again
+		compare(t, fmt.Sprintf("round %d", round), ManifestOf(t, merged), want)
+		if got, err := os.ReadFile(tree.DB + "/rows"); err != nil || string(got) != "one" {
+			t.Errorf("database = %q, %v, want %q", got, err, "one")
+		}
+	}
+}
+
+func testForks(t *testing.T, p volume.Pool) {
+	ctx := t.Context()
+	must(t, p.Create(ctx, "e1"))
+	write(t, p.Live("e1").Upper+"/f", "1")
+	must(t, p.Snapshot(ctx, "e1", "s1"))
+	must(t, p.Fork(ctx, "e2", "e1", "s1"))
+	write(t, p.Live("e2").Upper+"/f", "2")
+	write(t, p.Live("e2").DB+"/g", "2")
+	must(t, p.Snapshot(ctx, "e2", "s1"))
+	for range 2 {
+		must(t, p.Fork(ctx, "e3", "e2", "s1"))
+	}
+	write(t, p.Live("e3").Upper+"/f", "3")
+	must(t, p.Destroy(ctx, "e1"))
+	must(t, p.Rollback(ctx, "e2", "s1"))
+	for env, want := range map[string]string{"e2": "2", "e3": "3"} {
+		got, err := os.ReadFile(p.Live(env).Upper + "/f")
+		if err != nil || string(got) != want {
+			t.Errorf("%s: f = %q, %v, want %q", env, got, err, want)
+		}
+		if _, err := os.Lstat(p.Live(env).DB + "/g"); err != nil {
+			t.Errorf("%s: %v", env, err)
+		}
+		merged, _ := Mount(t, p.Live(env))
+		write(t, merged+"/new", "x")
+	}
+	if names, err := p.SnapshotsOf(ctx, "e3"); err != nil || len(names) != 0 {
+		t.Errorf("snapshots of the fork = %v, %v, want none", names, err)
+	}
+}
+
+func testMissing(t *testing.T, p volume.Pool) {
+	ctx := t.Context()
+	must(t, p.Create(ctx, "e1"))
+	for what, err := range map[string]error{
+		"snapshot without volume": p.Snapshot(ctx, "nobody", "s1"),
+		"rollback to nothing":     p.Rollback(ctx, "e1", "s1"),
+		"fork of nothing":         p.Fork(ctx, "e2", "e1", "s1"),
+		"fork of nobody":          p.Fork(ctx, "e2", "nobody", "s1"),
+	} {
+		if got := mayfly.KindOf(err); got != mayfly.NotFound {
+			t.Errorf("%s: kind = %q (%v), want %q", what, got, err, mayfly.NotFound)
+		}
+	}
+	_, err := p.CommitLayer(ctx, "layer", "e1", "s1")
+	if got := mayfly.KindOf(err); got != mayfly.NotFound {
+		t.Errorf("commit of nothing: kind = %q (%v), want %q", got, err, mayfly.NotFound)
+	}
+	must(t, p.RemoveSnapshot(ctx, "e1", "s1"))
+	must(t, p.RemoveSnapshot(ctx, "nobody", "s1"))
+	must(t, p.Destroy(ctx, "nobody"))
+	cancelled, cancel := context.WithCancel(ctx)
+	cancel()
+	if err := p.Create(cancelled, "e3"); !errors.Is(err, context.Canceled) {
+		t.Errorf("cancelled create: err = %v, want %v", err, context.Canceled)
+	}
+	names, err := p.Volumes(ctx)
+	if err != nil || !slices.Equal(names, []string{"e1"}) {
+		t.Errorf("volumes = %v, %v, want [e1]", names, err)
+	}
+}
+
+func testDestroy(t *testing.T, p volume.Pool) {
+	ctx := t.Context()
+	must(t, p.Create(ctx, "e1"))
+	dir := filepath.Dir(p.Host("e1"))
+	write(t, p.Live("e1").Upper+"/a/b", "1")
+	write(t, p.Host("e1")+"/log/1", "1")
+	must(t, p.Snapshot(ctx, "e1", "s1"))
+	must(t, p.Snapshot(ctx, "e1", "s2"))
+	must(t, p.RemoveSnapshot(ctx, "e1", "s1"))
+	if names, err := p.SnapshotsOf(ctx, "e1"); err != nil || !slices.Equal(names, []string{"s2"}) {
+		t.Errorf("snapshots = %v, %v, want [s2]", names, err)
+	}
+	for range 2 {
+		must(t, p.Destroy(ctx, "e1"))
+	}
+	if _, err := os.Lstat(dir); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("%s: err = %v, want fs.ErrNotExist", dir, err)
+	}
+	trash := filepath.Join(filepath.Dir(filepath.Dir(dir)), "trash")
+	if entries, err := os.ReadDir(trash); err != nil || len(entries) != 0 {
+		t.Errorf("trash holds %v, %v, want nothing", entries, err)
+	}
+	must(t, p.Create(ctx, "e1")) // the name is free
+}
+
+// testDeep nests directories deeper than a process has descriptors for their
+// way down.
+func testDeep(t *testing.T, p volume.Pool) {
+	ctx := t.Context()
+	must(t, p.Create(ctx, "e1"))
+	for _, top := range []string{p.Live("e1").Upper, p.Host("e1")} {
+		fd, err := unix.Open(top, unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		must(t, err)
+		for range 3000 {
+			must(t, unix.Mkdirat(fd, "d", 0o755))
+			next, err := unix.Openat(fd, "d", unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+			must(t, err)
+			unix.Close(fd)
+			fd = next
+		}
+		unix.Close(fd)
+	}
+	var limit unix.Rlimit
+	must(t, unix.Getrlimit(unix.RLIMIT_NOFILE, &limit))
+	must(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 512, Max: limit.Max}))
+	defer func() { must(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &limit)) }()
+	must(t, p.Destroy(ctx, "e1"))
+	if names, err := p.Volumes(ctx); err != nil || len(names) != 0 {
+		t.Errorf("volumes = %v, %v, want none", names, err)
+	}
+}
+
+func testSpace(t *testing.T, p volume.Pool) {
+	ctx := t.Context()
+	must(t, p.Create(ctx, "e1"))
+	free := func() int64 {
+		var st unix.Statfs_t
+		must(t, unix.Statfs(filepath.Dir(filepath.Dir(p.Host("e1"))), &st))
+		return int64(st.Bfree) * st.Bsize
+	}
+	const size = 96 << 20
+	before := free()
+	must(t, os.WriteFile(p.Live("e1").Upper+"/big", bytes.Repeat([]byte("not zero"), size/8), 0o600))
+	must(t, p.Snapshot(ctx, "e1", "s1"))
+	unix.Sync()
+	if used := before - free(); used < size*9/10 {
+		t.Errorf("the file took %d bytes, want at least %d", used, size)
+	}
+	must(t, p.Destroy(ctx, "e1"))
+	deadline := time.Now().Add(60 * time.Second)
+	for before-free() > size/10 {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d bytes are still in use a minute after the deletion", before-free())
+		}
+		unix.Sync()
+		time.Sleep(100 * time.Millisecond)
+	}
+}
+
+func testRepeat(t *testing.T, p volume.Pool) {
+	ctx := t.Context()
+	must(t, p.Create(ctx, "e1"))
+	write(t, p.Live("e1").Upper+"/f", "1")
+	must(t, p.Snapshot(ctx, "e1", "s1"))
+	for range 2 {
+		must(t, p.Recover(ctx))
+	}
+	if got, err := os.ReadFile(p.At("e1", "s1").Upper + "/f"); err != nil || string(got) != "1" {
+		t.Errorf("f = %q, %v, want 1", got, err)
+	}
+	for range 2 {
+		must(t, p.Close())
+	}
+	if err := p.Create(ctx, "e2"); !errors.Is(err, fs.ErrClosed) {
+		t.Errorf("create in a closed pool: err = %v, want %v", err, fs.ErrClosed)
+	}
+}
