@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
-	"fmt"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -68,8 +67,8 @@ func newServer(ctx context.Context, stateDir string, log *slog.Logger) (_ server
 		Log:      log,
 	})
 	s.closers = append(s.closers, drv.Close)
-	if err := pool.Recover(ctx); err != nil {
-		return nil, fmt.Errorf("recover volumes: %w", err)
+	if err := drv.Recover(ctx); err != nil {
+		return nil, err
 	}
 	s.Engine, err = control.New(ctx, control.Options{
 		Store: state, Ledger: journal, Driver: drv, Log: log,
