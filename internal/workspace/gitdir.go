@@ -35,7 +35,6 @@ type gitDir struct {
 	shallow []string
 	files   []treeEntry // of the commit
 	trees   []treeEntry
-	root    string // tree id of the commit
 }
 
 func newGitDir(s *Source) (*gitDir, error) {
@@ -65,14 +64,7 @@ func (g *gitDir) listTree(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if g.files, g.trees, err = parseListTree(out); err != nil {
-		return err
-	}
-	out, err = r.output(ctx, "rev-parse", "--verify", g.s.commit+"^{tree}")
-	g.root = strings.TrimSuffix(string(out), "\n")
-	if err == nil && !isObjectID(g.root) {
-		err = errors.New("git rev-parse: unexpected output")
-	}
+	g.files, g.trees, err = parseListTree(out)
 	return err
 }
 
@@ -323,7 +315,7 @@ func (g *gitDir) treeExtension() []byte {
 			add(c.path, base, c.id)
 		}
 	}
-	add("", "", g.root)
+	add("", "", g.s.tree)
 	return b
 }
 

@@ -67,7 +67,7 @@ func (s *Source) readCommit(ctx context.Context) error {
 	if c.id == "" {
 		return s.unknownRevision(rev)
 	}
-	s.commit, s.epoch = c.id, c.time
+	s.commit, s.tree, s.epoch = c.id, c.tree, c.time
 	head, err := s.repo.commit(ctx, "HEAD")
 	if err != nil {
 		return err
@@ -115,11 +115,11 @@ func (r *repository) branch(ctx context.Context) string {
 	return name
 }
 
-// commitInfo is a commit's id and committer time; the id is empty when there
-// is no such commit.
+// commitInfo is a commit's id, the id of its tree, and the committer's time;
+// the ids are empty when there is no such commit.
 type commitInfo struct {
-	id   string
-	time int64
+	id, tree string
+	time     int64
 }
 
 // commit looks up a revision.
@@ -144,6 +144,11 @@ func parseCommit(out []byte) (commitInfo, error) {
 		return commitInfo{}, nil
 	}
 	header, _, _ := bytes.Cut(body, []byte("\n\n"))
+	first, _, _ := bytes.Cut(header, []byte("\n"))
+	tree := strings.TrimPrefix(string(first), "tree ")
+	if !isObjectID(tree) {
+		return commitInfo{}, errors.New("git cat-file: a commit without a tree")
+	}
 	for line := range bytes.SplitSeq(header, []byte("\n")) {
 		if rest, ok := bytes.CutPrefix(line, []byte("committer ")); ok {
 			words := strings.Fields(string(rest[bytes.LastIndexByte(rest, '>')+1:]))
@@ -156,7 +161,7 @@ func parseCommit(out []byte) (commitInfo, error) {
 			if err != nil || t < 0 || t > 253402300799 {
 				t = FixedEpoch
 			}
-			return commitInfo{f[0], t}, nil
+			return commitInfo{f[0], tree, t}, nil
 		}
 	}
 	return commitInfo{}, errors.New("git cat-file: a commit without a committer")
@@ -239,7 +244,7 @@ func (s *Source) readWorkTree(ctx context.Context, l *listing, head commitInfo) 
 		return mayfly.Errorf(mayfly.Conflict, "HEAD of %s moved while the workspace was read", s.root).
 			Hint("try again when the other git command has ended")
 	}
-	s.commit, s.branch = head.id, l.status.branch
+	s.commit, s.tree, s.branch = head.id, head.tree, l.status.branch
 	if head.id != "" {
 		s.epoch = head.time
 	}

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -200,10 +201,8 @@ func TestNoProgramOfTheRepositoryRuns(t *testing.T) {
 		t.Fatal("control: git itself did not run the planted program")
 	}
 	dir, mark = plant(t)
-	base := strings.TrimSpace(git(t, dir, "-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false", "rev-parse", "HEAD"))
 	stream(t, openDirty(t, dir))
 	stream(t, open(t, dir, Options{}))
-	_ = base
 	if b, err := os.ReadFile(mark); err == nil {
 		t.Errorf("programs ran: %s", b)
 	}
@@ -521,6 +520,45 @@ func TestChangeThatPasses(t *testing.T) {
 	timer := time.AfterFunc(20*time.Millisecond, func() { os.WriteFile(filepath.Join(dir, "a"), []byte("one"), 0o644) })
 	defer timer.Stop()
 	stream(t, s)
+}
+
+// TestManyFilesStreamInBoundedMemory is about contents: paths and ids are held
+// in memory, what is in the files is not.
+func TestManyFilesStreamInBoundedMemory(t *testing.T) {
+	testEnv(t)
+	dir := realTempDir(t)
+	const large, small = 160, 1000
+	for i := range large {
+		write(t, filepath.Join(dir, fmt.Sprint("large", i)), strings.Repeat("x", smallFile))
+	}
+	for i := range small {
+		write(t, filepath.Join(dir, fmt.Sprint("d", i%50), fmt.Sprint("f", i)), "x")
+	}
+	git(t, dir, "init", "-q")
+	s := openDirty(t, dir)
+	runtime.GC()
+	var before, now runtime.MemStats
+	runtime.ReadMemStats(&before)
+	w := &byteCounter{}
+	if err := s.WriteTar(t.Context(), w); err != nil {
+		t.Fatal(err)
+	}
+	runtime.ReadMemStats(&now)
+	if w.n < large*smallFile {
+		t.Errorf("the stream has %d bytes, want more than %d", w.n, large*smallFile)
+	}
+	grown := int64(now.Sys) - int64(before.Sys)
+	if grown > large*smallFile*6/10 {
+		t.Errorf("memory grew by %d MB", grown>>20)
+	}
+	t.Logf("%d MB of content, memory grew by %d MB", w.n>>20, grown>>20)
+}
+
+type byteCounter struct{ n int64 }
+
+func (c *byteCounter) Write(p []byte) (int, error) {
+	c.n += int64(len(p))
+	return len(p), nil
 }
 
 func TestHugeFileStreams(t *testing.T) {

@@ -71,6 +71,7 @@ type Source struct {
 	opts    Options
 	format  string // object format of blob ids
 	commit  string
+	tree    string // of the commit
 	branch  string
 	epoch   int64
 	files   []file   // sorted by path
