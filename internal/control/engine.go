@@ -56,6 +56,7 @@ type Engine struct {
 	waiting map[string]bool          // runs whose exit somebody waits for
 	readers map[string]int           // by run: attachments that have not seen the end; once there was one, the key stays
 	builds  map[string]bool          // templates being prepared
+	uids    map[uint32]bool          // first ids of the ranges in use
 }
 
 var _ mayfly.Service = (*Engine)(nil)
@@ -80,6 +81,7 @@ func New(ctx context.Context, o Options) (*Engine, error) {
 		waiting: map[string]bool{},
 		readers: map[string]int{},
 		builds:  map[string]bool{},
+		uids:    map[uint32]bool{},
 	}
 	e.ctx, e.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	if err := e.recover(ctx); err != nil {
@@ -107,6 +109,7 @@ func (e *Engine) recover(ctx context.Context) error {
 	known := map[string]bool{}
 	for _, env := range open {
 		known[env.ID] = true
+		e.uids[env.Handle.UIDBase] = true
 	}
 	handles, err := e.Driver.List(ctx)
 	if err != nil {

@@ -29,11 +29,9 @@ func (e *Engine) CreateEnvironment(ctx context.Context, req mayfly.CreateEnviron
 	if err != nil {
 		return mayfly.Environment{}, err
 	}
-	err = e.update(ctx, env.ID, func(tx *store.Tx) error { return e.saveNew(tx, env) })
-	if err != nil {
+	if err := e.create(ctx, env, func(*store.Tx) error { return nil }); err != nil {
 		return mayfly.Environment{}, err
 	}
-	e.wake(env.ID)
 	created, err := e.awaitPhase(ctx, env.ID, func(env *environment) bool { return env.Phase == mayfly.Ready })
 	if ctx.Err() != nil {
 		// Nobody has learnt of it: do not let it wait for its time to end.
@@ -48,10 +46,7 @@ func (e *Engine) createWithRun(ctx context.Context, req mayfly.CreateEnvironment
 	if err != nil {
 		return err
 	}
-	return e.update(ctx, env.ID, func(tx *store.Tx) error {
-		if err := e.saveNew(tx, env); err != nil {
-			return err
-		}
+	return e.create(ctx, env, func(tx *store.Tx) error {
 		if err := e.attachRun(tx, env, r); err != nil {
 			return err
 		}
@@ -214,27 +209,46 @@ func merged(a, b map[string]string) map[string]string {
 	return m
 }
 
-// saveNew saves a new environment with a range of host ids that no other has.
-func (e *Engine) saveNew(tx *store.Tx, env *environment) error {
-	open, err := decodeAll[environment](tx.ListOpen(kindEnvironment))
+// reserveIDs takes a range of host ids that no environment has.
+func (e *Engine) reserveIDs() (base uint32, err error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for slot := range uint32(uidSlots) {
+		if base := uidFirst + slot*uidRange; !e.uids[base] {
+			e.uids[base] = true
+			return base, nil
+		}
+	}
+	return 0, mayfly.Errorf(mayfly.Exhausted, "%d environments exist", uidSlots).Hint("delete some: mayfly env list")
+}
+
+func (e *Engine) releaseIDs(base uint32) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	delete(e.uids, base)
+}
+
+// create saves a new environment and, with it, what else do saves.
+func (e *Engine) create(ctx context.Context, env *environment, do func(*store.Tx) error) error {
+	base, err := e.reserveIDs()
 	if err != nil {
 		return err
 	}
-	used := map[uint32]bool{}
-	for _, o := range open {
-		used[o.Handle.UIDBase] = true
-	}
-	env.Handle = driver.Handle{Environment: env.ID, Isolation: env.Isolation}
-	for slot := range uint32(uidSlots) {
-		if base := uint32(uidFirst) + slot*uidRange; !used[base] {
-			env.Handle.UIDBase = base
-			break
+	env.Handle = driver.Handle{Environment: env.ID, Isolation: env.Isolation, UIDBase: base}
+	err = e.update(ctx, env.ID, func(tx *store.Tx) error {
+		if err := e.saveNew(tx, env); err != nil {
+			return err
 		}
+		return do(tx)
+	})
+	if err != nil {
+		e.releaseIDs(base)
 	}
-	if env.Handle.UIDBase == 0 {
-		return mayfly.Errorf(mayfly.Exhausted, "%d environments exist", len(open)).Hint("delete some: mayfly env list")
-	}
-	err = put(tx, env)
+	return err
+}
+
+func (e *Engine) saveNew(tx *store.Tx, env *environment) error {
+	err := put(tx, env)
 	if errors.Is(err, store.ErrNameTaken) {
 		return mayfly.Errorf(mayfly.Conflict, "an environment named %q exists", env.Name).
 			Hint("take another name, or: mayfly env delete %s", env.Name)

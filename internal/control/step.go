@@ -84,17 +84,7 @@ func (e *Engine) look(ctx context.Context, id string) (*situation, error) {
 
 // openOf returns the records of an environment that are not done with.
 func openOf[T any](tx *store.Tx, kind store.Kind, env string) ([]*T, error) {
-	objects, err := tx.ListOf(kind, env)
-	if err != nil {
-		return nil, err
-	}
-	open := objects[:0]
-	for _, o := range objects {
-		if o.Open {
-			open = append(open, o)
-		}
-	}
-	return decodeAll[T](open, nil)
+	return decodeAll[T](tx.ListOpenOf(kind, env))
 }
 
 // change applies do to the saved environment, which may be newer than the one
@@ -199,9 +189,13 @@ func (e *Engine) stepRemoval(ctx context.Context, s *situation) (bool, error) {
 		return false, fmt.Errorf("destroy: %w", err)
 	}
 	e.forgetReaders(s)
-	return true, e.change(ctx, env.ID, func(tx *store.Tx, env *environment) error {
+	err = e.change(ctx, env.ID, func(tx *store.Tx, env *environment) error {
 		return e.closeEnvironment(tx, env, exits)
 	})
+	if err == nil {
+		e.releaseIDs(env.Handle.UIDBase)
+	}
+	return true, err
 }
 
 func deletedBecause(env *environment) string { return "the environment was deleted: " + env.Why }

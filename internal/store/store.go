@@ -202,6 +202,11 @@ func (tx *Tx) ListOf(kind Kind, parent string) ([]Object, error) {
 	return tx.list(`kind = ? AND parent = ?`, kind, parent)
 }
 
+// ListOpenOf returns those of an environment that the engine has to look after.
+func (tx *Tx) ListOpenOf(kind Kind, parent string) ([]Object, error) {
+	return tx.list(`kind = ? AND parent = ? AND open = 1`, kind, parent)
+}
+
 // ListPrefix returns those whose id begins with prefix.
 func (tx *Tx) ListPrefix(kind Kind, prefix string) ([]Object, error) {
 	return tx.list(`kind = ? AND id >= ? AND id < ?`, kind, prefix, prefix+"\x7f")

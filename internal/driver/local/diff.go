@@ -32,6 +32,9 @@ func (s *state) close() {
 	s.done()
 }
 
+// viewPrefix begins the names of snapshots that hold a live state for reading.
+const viewPrefix = "view"
+
 // open holds a state of an environment for reading: a snapshot, the template,
 // or the live state, of which it makes a snapshot where that costs nothing.
 func (d *Driver) open(ctx context.Context, h driver.Handle, lower []string, snapshot string, live bool) (*state, error) {
@@ -40,7 +43,7 @@ func (d *Driver) open(ctx context.Context, h driver.Handle, lower []string, snap
 	case snapshot != "":
 		s.upper = d.pool.At(h.Environment, snapshot).Upper
 	case live && d.pool.Kind() == volume.Btrfs:
-		id := mayfly.NewID("view", time.Now())
+		id := mayfly.NewID(viewPrefix, time.Now())
 		if err := d.pool.Snapshot(ctx, h.Environment, id); err != nil {
 			return nil, fmt.Errorf("hold live state: %w", err)
 		}

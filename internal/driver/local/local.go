@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -51,6 +52,33 @@ var (
 // New makes a driver.
 func New(o Options) *Driver {
 	return &Driver{dir: o.Dir, pool: o.Pool, runtimes: o.Runtimes, log: o.Log}
+}
+
+// Recover finishes or removes what a crash left half-made. It is called once,
+// before anything else.
+func (d *Driver) Recover(ctx context.Context) error {
+	if err := d.pool.Recover(ctx); err != nil {
+		return fmt.Errorf("recover volumes: %w", err)
+	}
+	envs, err := d.pool.Volumes(ctx)
+	if err != nil {
+		return fmt.Errorf("recover volumes: %w", err)
+	}
+	for _, env := range envs {
+		snapshots, err := d.pool.SnapshotsOf(ctx, env)
+		if err != nil {
+			return fmt.Errorf("recover volumes: %w", err)
+		}
+		for _, s := range snapshots {
+			if !strings.HasPrefix(s, viewPrefix+"-") {
+				continue
+			}
+			if err := d.pool.RemoveSnapshot(ctx, env, s); err != nil {
+				return fmt.Errorf("recover volumes: %w", err)
+			}
+		}
+	}
+	return nil
 }
 
 // closePatience is how long Close waits for the kernel to let go of the mounts

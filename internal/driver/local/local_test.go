@@ -203,6 +203,28 @@ func TestSetUpThatFailsLeavesNothing(t *testing.T) {
 	}
 }
 
+func TestRecoverRemovesViewsThatACrashLeft(t *testing.T) {
+	d := open(t, "")
+	put(t, d, lock(t))
+	h := driver.Handle{Environment: "env-views", Isolation: mayfly.Native, UIDBase: 0x3000_0000}
+	if err := d.Create(t.Context(), h, driver.Spec{Template: lock(t).Template}); err != nil {
+		t.Fatal(err)
+	}
+	defer d.Destroy(t.Context(), h)
+	for _, name := range []string{"kept", viewPrefix + "-left"} {
+		if err := d.pool.Snapshot(t.Context(), h.Environment, name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := d.Recover(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	got, err := d.pool.SnapshotsOf(t.Context(), h.Environment)
+	if err != nil || len(got) != 1 || got[0] != "kept" {
+		t.Errorf("got = %v, %v, want the kept one", got, err)
+	}
+}
+
 func TestLockThatIsNotItsOwnIsRefused(t *testing.T) {
 	d := open(t, "")
 	other := lock(t)

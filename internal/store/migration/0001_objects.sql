@@ -10,7 +10,7 @@ CREATE TABLE objects (
 ) WITHOUT ROWID;
 
 CREATE INDEX objects_by_parent ON objects (kind, parent, id);
-CREATE INDEX objects_open ON objects (kind, id) WHERE open = 1;
+CREATE INDEX objects_open ON objects (kind, parent, id) WHERE open = 1;
 CREATE UNIQUE INDEX objects_by_name ON objects (kind, name) WHERE open = 1 AND name <> '';
 
 -- Events that are decided and not yet in the ledger. number never repeats.
