@@ -80,10 +80,10 @@ func TestStartingARunTwiceStartsItOnce(t *testing.T) {
 	e.wait("once")
 	e.launch(c)
 	interrupted := e.launch(guest.Command{Run: "interrupted", Argv: []string{"sleep", "1000"}})
-	if err := w.native.Stop(t.Context(), "env-1"); err != nil {
+	if err := w.runtime.Stop(t.Context(), "env-1"); err != nil {
 		t.Fatal(err)
 	}
-	if err := w.native.Start(t.Context(), e.spec); err != nil {
+	if err := w.runtime.Start(t.Context(), e.spec); err != nil {
 		t.Fatal(err)
 	}
 	e.launch(c)
@@ -362,13 +362,14 @@ func TestOutputOfPipelineIsDrained(t *testing.T) {
 }
 
 func TestOutOfMemoryKillsTheCommandOnly(t *testing.T) {
+	onHostKernel(t)
 	w := newWorld(t)
 	e := w.start("env-1", func(s *sandbox.Spec) { s.Limits.Memory = 64 << 20 })
 	run := e.launch(guest.Command{Argv: []string{"/probe/" + filepath.Base(os.Args[0])}, Env: []string{probeVariable + "=eat:" + strconv.Itoa(256<<20)}})
 	if x := e.wait(run); x.Code != 137 || !x.OOM {
 		t.Errorf("got = %+v, want killed for memory", x)
 	}
-	u, err := w.native.Usage(t.Context(), "env-1")
+	u, err := w.runtime.Usage(t.Context(), "env-1")
 	if err != nil || u.OOMKill < 1 || u.CPU <= 0 || u.PIDs < 1 || u.Memory <= 0 {
 		t.Errorf("usage: got = %+v %v, want a kill", u, err)
 	}
@@ -381,13 +382,14 @@ func TestOutOfMemoryKillsTheCommandOnly(t *testing.T) {
 }
 
 func TestForkBombIsBoundedAndStops(t *testing.T) {
+	onHostKernel(t)
 	w := newWorld(t)
 	e := w.start("env-1", func(s *sandbox.Spec) { s.Limits.PIDs = 64 })
 	e.launch(guest.Command{Argv: []string{"bash", "-c", ":(){ :|:& };:; sleep 1000"}})
 	e.launch(guest.Command{Argv: []string{"bash", "-c", "while :; do sleep 1000 & done"}})
 	var most int64
 	for range 50 {
-		u, err := w.native.Usage(t.Context(), "env-1")
+		u, err := w.runtime.Usage(t.Context(), "env-1")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -400,11 +402,11 @@ func TestForkBombIsBoundedAndStops(t *testing.T) {
 	run := e.launch(guest.Command{Argv: []string{"true"}})
 	e.wait(run) // the guest lives, whether there was room for the command or not
 	begin := time.Now()
-	if err := w.native.Stop(t.Context(), "env-1"); err != nil {
+	if err := w.runtime.Stop(t.Context(), "env-1"); err != nil {
 		t.Fatal(err)
 	}
 	t.Logf("stopped in %v", time.Since(begin))
-	if s, err := w.native.Inspect(t.Context(), "env-1"); s != sandbox.Gone {
+	if s, err := w.runtime.Inspect(t.Context(), "env-1"); s != sandbox.Gone {
 		t.Errorf("got = %v %v, want gone", s, err)
 	}
 }

@@ -47,6 +47,9 @@ func TestCommandHasFixedIdentityAndNoPowers(t *testing.T) {
 		{"mounts", "cut -d' ' -f5 /proc/self/mountinfo | grep -v ^/proc/ | sort -u | tr '\\n' ' '", "/ /dev /dev/full /dev/null /dev/pts /dev/random /dev/shm /dev/tty /dev/urandom /dev/zero /probe /proc /sys /usr /var/lib/mayfly-db "},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			if aboutHost[c.name] {
+				onHostKernel(t)
+			}
 			e := &env{world: e.world, t: t, spec: e.spec}
 			e.runs.Store(time.Now().UnixNano())
 			if got := e.shell(c.script); got != c.want {
@@ -76,6 +79,9 @@ func TestDoorsAreShut(t *testing.T) {
 		{"lower score", "echo 0 >/proc/self/oom_score_adj"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			if aboutHost[c.name] {
+				onHostKernel(t)
+			}
 			e := &env{world: w, t: t, spec: e.spec}
 			e.runs.Store(time.Now().UnixNano())
 			if x, stdout, _ := e.run("sh", "-c", c.script); x.Code == 0 {
@@ -86,6 +92,7 @@ func TestDoorsAreShut(t *testing.T) {
 }
 
 func TestSystemCallFilter(t *testing.T) {
+	onHostKernel(t)
 	w := newWorld(t)
 	e, nested := w.start("env-1"), w.start("env-2", func(s *sandbox.Spec) { s.Nested = true })
 	probe := "/probe/" + filepath.Base(os.Args[0])
@@ -133,6 +140,9 @@ func TestSystemCallFilter(t *testing.T) {
 				c.inside = c.want
 			}
 			for e, want := range map[*env]string{e: c.want, nested: c.inside} {
+				if aboutHost[c.name] {
+					onHostKernel(t)
+				}
 				e := &env{world: w, t: t, spec: e.spec}
 				e.runs.Store(time.Now().UnixNano())
 				run := e.launch(guest.Command{Argv: []string{probe}, Env: []string{probeVariable + "=" + strings.Join(words, ",")}})
@@ -167,10 +177,10 @@ func TestFilesLieOnDiskUnderTheIdsSeenInside(t *testing.T) {
 			t.Errorf("%s: got = %d:%d, want %d:%d", path, st.Uid, st.Gid, sandbox.UID, sandbox.GID)
 		}
 	}
-	if err := w.native.Stop(t.Context(), "env-1"); err != nil {
+	if err := w.runtime.Stop(t.Context(), "env-1"); err != nil {
 		t.Fatal(err)
 	}
-	if err := w.native.Start(t.Context(), e.spec); err != nil {
+	if err := w.runtime.Start(t.Context(), e.spec); err != nil {
 		t.Fatalf("start on the same volume: %v", err)
 	}
 	if got := e.shell("cat /workspace/f; rmdir /workspace/e && echo gone"); got != "hi\ngone" {
@@ -191,7 +201,7 @@ func TestFreezeStopsEverything(t *testing.T) {
 	}
 	for range 3 {
 		begin := time.Now()
-		if err := w.native.Freeze(t.Context(), "env-1"); err != nil {
+		if err := w.runtime.Freeze(t.Context(), "env-1"); err != nil {
 			t.Fatal(err)
 		}
 		took := time.Since(begin)
@@ -200,16 +210,16 @@ func TestFreezeStopsEverything(t *testing.T) {
 		if after := count(); after != before {
 			t.Errorf("frozen, and the count went from %s to %s", before, after)
 		}
-		if s, err := w.native.Inspect(t.Context(), "env-1"); s != sandbox.Frozen {
+		if s, err := w.runtime.Inspect(t.Context(), "env-1"); s != sandbox.Frozen {
 			t.Errorf("got = %v %v, want frozen", s, err)
 		}
-		if err := w.native.Start(t.Context(), e.spec); err != nil {
+		if err := w.runtime.Start(t.Context(), e.spec); err != nil {
 			t.Errorf("start of a frozen sandbox: got = %v, want nil", err)
 		}
-		if err := w.native.Freeze(t.Context(), "env-1"); err != nil {
+		if err := w.runtime.Freeze(t.Context(), "env-1"); err != nil {
 			t.Errorf("freeze again: %v", err)
 		}
-		if err := w.native.Thaw(t.Context(), "env-1"); err != nil {
+		if err := w.runtime.Thaw(t.Context(), "env-1"); err != nil {
 			t.Fatal(err)
 		}
 		t.Logf("froze in %v", took)
@@ -217,10 +227,10 @@ func TestFreezeStopsEverything(t *testing.T) {
 	if got := e.shell("echo on"); got != "on" {
 		t.Errorf("after thaw: got = %q, want on", got)
 	}
-	if err := w.native.Freeze(t.Context(), "env-1"); err != nil {
+	if err := w.runtime.Freeze(t.Context(), "env-1"); err != nil {
 		t.Fatal(err)
 	}
-	if err := w.native.Stop(t.Context(), "env-1"); err != nil {
+	if err := w.runtime.Stop(t.Context(), "env-1"); err != nil {
 		t.Errorf("stop of a frozen sandbox: %v", err)
 	}
 }
@@ -229,7 +239,7 @@ func TestStatesOfASandbox(t *testing.T) {
 	w := newWorld(t)
 	state := func() sandbox.State {
 		t.Helper()
-		s, err := w.native.Inspect(t.Context(), "env-1")
+		s, err := w.runtime.Inspect(t.Context(), "env-1")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -242,7 +252,7 @@ func TestStatesOfASandbox(t *testing.T) {
 	if got := state(); got != sandbox.Alive {
 		t.Errorf("started: got = %v, want alive", got)
 	}
-	if err := w.native.Start(t.Context(), e.spec); err != nil {
+	if err := w.runtime.Start(t.Context(), e.spec); err != nil {
 		t.Errorf("start again: %v", err)
 	}
 	if err := w.groups.Kill(t.Context(), "env-1"); err != nil {
@@ -251,20 +261,20 @@ func TestStatesOfASandbox(t *testing.T) {
 	if got := state(); got != sandbox.Remains {
 		t.Errorf("killed: got = %v, want remains", got)
 	}
-	if names, err := w.native.List(t.Context()); err != nil || len(names) != 1 || names[0] != "env-1" {
+	if names, err := w.runtime.List(t.Context()); err != nil || len(names) != 1 || names[0] != "env-1" {
 		t.Errorf("list: got = %v %v, want env-1", names, err)
 	}
-	if _, err := w.native.Dial(t.Context(), e.spec); mayfly.KindOf(err) != mayfly.Unavailable {
+	if _, err := w.runtime.Dial(t.Context(), e.spec); mayfly.KindOf(err) != mayfly.Unavailable {
 		t.Errorf("dial: got = %v, want unavailable", err)
 	}
-	if err := w.native.Start(t.Context(), e.spec); err != nil {
+	if err := w.runtime.Start(t.Context(), e.spec); err != nil {
 		t.Errorf("start upon remains: %v", err)
 	}
 	if got := e.shell("echo back"); got != "back" {
 		t.Errorf("got = %q, want back", got)
 	}
 	for range 2 {
-		if err := w.native.Stop(t.Context(), "env-1"); err != nil {
+		if err := w.runtime.Stop(t.Context(), "env-1"); err != nil {
 			t.Errorf("stop: %v", err)
 		}
 	}
@@ -272,8 +282,8 @@ func TestStatesOfASandbox(t *testing.T) {
 		t.Errorf("stopped: got = %v, want gone", got)
 	}
 	for name, err := range map[string]error{
-		"freeze": w.native.Freeze(t.Context(), "env-1"),
-		"thaw":   w.native.Thaw(t.Context(), "env-1"),
+		"freeze": w.runtime.Freeze(t.Context(), "env-1"),
+		"thaw":   w.runtime.Thaw(t.Context(), "env-1"),
 	} {
 		if mayfly.KindOf(err) != mayfly.NotFound {
 			t.Errorf("%s of a missing sandbox: got = %v, want not found", name, err)
@@ -294,10 +304,10 @@ func TestFailedStartLeavesNothing(t *testing.T) {
 		"upper and work part": func(s *sandbox.Spec) { s.Work = filepath.Join(w.dir, "elsewhere") },
 	} {
 		t.Run(name, func(t *testing.T) {
-			if err := w.native.Start(t.Context(), w.spec("env-1", change)); err == nil {
+			if err := w.runtime.Start(t.Context(), w.spec("env-1", change)); err == nil {
 				t.Error("started")
 			}
-			if s, err := w.native.Inspect(t.Context(), "env-1"); s != sandbox.Gone {
+			if s, err := w.runtime.Inspect(t.Context(), "env-1"); s != sandbox.Gone {
 				t.Errorf("got = %v %v, want gone", s, err)
 			}
 		})
@@ -313,18 +323,18 @@ func TestGuestOutlivesTheServer(t *testing.T) {
 		t.Fatalf("got = %q %v, want one", o.Data, err)
 	}
 	a.Close()
-	if err := w.native.Close(); err != nil {
+	if err := w.runtime.Close(); err != nil {
 		t.Fatal(err)
 	}
-	native, err := sandbox.NewNative(sandbox.Options{Cgroups: w.groups, Guest: program})
+	rt, err := newRuntime(sandbox.Options{Cgroups: w.groups, Guest: program})
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.native = native
-	if s, err := native.Inspect(t.Context(), "env-1"); s != sandbox.Alive {
+	w.runtime = rt
+	if s, err := rt.Inspect(t.Context(), "env-1"); s != sandbox.Alive {
 		t.Fatalf("got = %v %v, want alive", s, err)
 	}
-	if err := native.Start(t.Context(), e.spec); err != nil {
+	if err := rt.Start(t.Context(), e.spec); err != nil {
 		t.Fatal(err)
 	}
 	a = e.attach(run)
@@ -344,7 +354,7 @@ func TestStopFromAnotherServer(t *testing.T) {
 	w := newWorld(t)
 	e := w.start("env-1")
 	e.launch(guest.Command{Argv: []string{"sleep", "1000"}})
-	other, err := sandbox.NewNative(sandbox.Options{Cgroups: w.groups, Guest: program})
+	other, err := newRuntime(sandbox.Options{Cgroups: w.groups, Guest: program})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -352,12 +362,13 @@ func TestStopFromAnotherServer(t *testing.T) {
 	if err := other.Stop(t.Context(), "env-1"); err != nil {
 		t.Fatal(err)
 	}
-	if s, err := w.native.Inspect(t.Context(), "env-1"); s != sandbox.Gone {
+	if s, err := w.runtime.Inspect(t.Context(), "env-1"); s != sandbox.Gone {
 		t.Errorf("got = %v %v, want gone", s, err)
 	}
 }
 
 func TestLauncherIsReplaced(t *testing.T) {
+	onHostKernel(t)
 	w := newWorld(t)
 	w.start("env-1")
 	var launcher int
@@ -373,7 +384,7 @@ func TestLauncherIsReplaced(t *testing.T) {
 	if got := w.start("env-2").shell("echo on"); got != "on" {
 		t.Errorf("got = %q, want on", got)
 	}
-	if s, err := w.native.Inspect(t.Context(), "env-1"); s != sandbox.Alive {
+	if s, err := w.runtime.Inspect(t.Context(), "env-1"); s != sandbox.Alive {
 		t.Errorf("environment of the former launcher: got = %v %v, want alive", s, err)
 	}
 }
@@ -387,7 +398,7 @@ func TestAttachmentEndsWhenTheGuestDies(t *testing.T) {
 	if _, err := a.Recv(); err != nil {
 		t.Fatal(err)
 	}
-	if err := w.native.Stop(t.Context(), "env-1"); err != nil {
+	if err := w.runtime.Stop(t.Context(), "env-1"); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := a.Recv(); err != io.EOF {
@@ -408,13 +419,13 @@ func TestFiftyStartInParallel(t *testing.T) {
 	begin := time.Now()
 	for _, s := range specs {
 		all.Go(func() {
-			if err := w.native.Start(t.Context(), s); err != nil {
+			if err := w.runtime.Start(t.Context(), s); err != nil {
 				t.Error(err)
 				return
 			}
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
-			conn, err := w.native.Dial(ctx, s)
+			conn, err := w.runtime.Dial(ctx, s)
 			if err == nil {
 				err = guest.Start(ctx, conn, guest.Command{Run: "one", Argv: []string{"sh", "-c", "exit 9"}})
 			}
@@ -422,7 +433,7 @@ func TestFiftyStartInParallel(t *testing.T) {
 				t.Error(err)
 				return
 			}
-			conn, err = w.native.Dial(ctx, s)
+			conn, err = w.runtime.Dial(ctx, s)
 			if err != nil {
 				t.Error(err)
 				return
@@ -437,6 +448,7 @@ func TestFiftyStartInParallel(t *testing.T) {
 }
 
 func TestLimitsAreInForce(t *testing.T) {
+	onHostKernel(t)
 	w := newWorld(t)
 	w.start("env-1", func(s *sandbox.Spec) { s.Limits = mayfly.Limits{CPU: 0.25, Memory: 96 << 20, PIDs: 50} })
 	groups, err := cgroup.Open(cgroup.Options{Installation: "other"})

@@ -50,8 +50,21 @@ type world struct {
 	t        testing.TB
 	dir      string
 	groups   *cgroup.Tree
-	native   *sandbox.Native
+	runtime  sandboxes
 	skeleton string
+}
+
+// sandboxes is what the tests hold to its contract, see newRuntime.
+type sandboxes interface {
+	sandbox.Runtime
+	Close() error
+}
+
+// aboutHost names the cases about devices, mounts and counts that gVisor's
+// kernel does not have or has otherwise.
+var aboutHost = map[string]bool{
+	"seccomp": true, "loopback is up": true, "control group": true, "devices": true, "mounts": true,
+	"user namespaces": true, "lower score": true,
 }
 
 // bases tells the ids of environments apart.
@@ -70,11 +83,11 @@ func newWorld(t testing.TB) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	native, err := sandbox.NewNative(sandbox.Options{Cgroups: groups, Guest: program})
+	rt, err := newRuntime(sandbox.Options{Cgroups: groups, Guest: program})
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &world{t: t, dir: t.TempDir(), groups: groups, native: native}
+	w := &world{t: t, dir: t.TempDir(), groups: groups, runtime: rt}
 	w.skeleton = skeleton(t, w.dir)
 	t.Cleanup(w.end)
 	return w
@@ -84,19 +97,19 @@ func newWorld(t testing.TB) *world {
 func (w *world) end() {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
-	names, err := w.native.List(ctx)
+	names, err := w.runtime.List(ctx)
 	if err != nil {
 		w.t.Error(err)
 	}
 	for _, env := range names {
-		if err := w.native.Stop(ctx, env); err != nil {
+		if err := w.runtime.Stop(ctx, env); err != nil {
 			w.t.Error(err)
 		}
 	}
-	if names, _ := w.native.List(ctx); len(names) > 0 {
+	if names, _ := w.runtime.List(ctx); len(names) > 0 {
 		w.t.Errorf("control groups left: %v", names)
 	}
-	w.native.Close()
+	w.runtime.Close()
 	w.groups.Close()
 	mounts, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
@@ -209,7 +222,7 @@ func (w *world) spec(env string, change ...func(*sandbox.Spec)) sandbox.Spec {
 func (w *world) start(env string, change ...func(*sandbox.Spec)) *env {
 	w.t.Helper()
 	s := w.spec(env, change...)
-	if err := w.native.Start(w.t.Context(), s); err != nil {
+	if err := w.runtime.Start(w.t.Context(), s); err != nil {
 		w.t.Fatalf("start: %v", err)
 	}
 	return w.use(s)
@@ -227,7 +240,7 @@ func (w *world) use(s sandbox.Spec) *env { return &env{world: w, t: w.t, spec: s
 
 func (e *env) dial() net.Conn {
 	e.t.Helper()
-	conn, err := e.world.native.Dial(e.t.Context(), e.spec)
+	conn, err := e.world.runtime.Dial(e.t.Context(), e.spec)
 	if err != nil {
 		e.t.Fatal(err)
 	}
