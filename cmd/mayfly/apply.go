@@ -16,8 +16,8 @@ import (
 	"mayfly.dev/mayfly/internal/workspace"
 )
 
-const applyLong = `Bring the change of an environment back to the repository that it came from: onto
-a new branch that starts at the commit of the workspace (mayfly/ENV unless
+const applyLong = `Bring the change of an environment back to the repository that it came from:
+onto a new branch that starts at the commit of the workspace (mayfly/ENV unless
 --branch names it), or into the files of the work tree, or as a patch.
 
 A branch is made beside whatever you are doing: your files, index and current

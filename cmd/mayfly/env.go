@@ -35,7 +35,7 @@ func (a *app) envListCommand() *cobra.Command {
 		Use:     "list",
 		Aliases: []string{"ls"},
 		Short:   "List environments",
-		Long:    "List environments that are not deleted. With --json: a list of Environment objects.",
+		Long:    "List environments that are not deleted. With --json: a list of Environment\nobjects.",
 		Example: `  mayfly env list
   mayfly env list --label branch=main
   mayfly env list --json | jq -r '.[].name'`,
@@ -267,7 +267,7 @@ func (a *app) envResumeCommand() *cobra.Command {
 
 func (a *app) envDeleteCommand() *cobra.Command {
 	c := a.environmentChange("delete ENV...", "Delete environments and everything in them",
-		"Delete environments: their processes, files, snapshots and logs. Returns when all\nof it is gone. Deleting a deleted environment is not an error.",
+		"Delete environments: their processes, files, snapshots and logs. Returns when\nall of it is gone. Deleting a deleted environment is not an error.",
 		"  mayfly env delete swift-otter\n  mayfly env list --json --label pr=7 | jq -r '.[].id' | xargs mayfly env delete", "deleted",
 		func(ctx context.Context, ref string) (mayfly.Environment, error) {
 			return a.svc().DeleteEnvironment(ctx, ref)

@@ -10,7 +10,7 @@ import (
 
 func (a *app) execCommand() *cobra.Command {
 	c := &cobra.Command{
-		Use:   "exec ENV [--] COMMAND [ARGUMENT...]",
+		Use:   "exec [flags] ENV [--] COMMAND [ARGUMENT...]",
 		Short: "Run a command in an environment that exists",
 		Long: `Run a command in an environment that exists, beside whatever runs there, without
 snapshots. Its exit status is passed on.`,

@@ -13,7 +13,7 @@ import (
 
 func (a *app) forkCommand() *cobra.Command {
 	c := &cobra.Command{
-		Use:   "fork ENV[@SNAPSHOT] [--] [COMMAND [ARGUMENT...]]",
+		Use:   "fork [flags] ENV[@SNAPSHOT] [-- COMMAND [ARGUMENT...]]",
 		Short: "Make a new environment from a state of another one",
 		Long: `Make a new environment from a snapshot of another one, or, without SNAPSHOT,
 from its state now. The other one is left as it is. Prints the new

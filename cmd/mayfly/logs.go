@@ -18,10 +18,10 @@ func (a *app) logsCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "logs ENV|RUN",
 		Short: "Print what a run wrote",
-		Long: `Print what a run wrote, or the last run of an environment: its standard output to
-standard output, its standard error to standard error. With --json: one object
-per line with the fields time, stream (stdout, stderr or notice), and text, or
-data in base64 where it is not UTF-8.`,
+		Long: `Print what a run wrote, or the last run of an environment: its standard output
+to standard output, its standard error to standard error. With --json: one
+object per line with the fields time, stream (stdout, stderr or notice), and
+text, or data in base64 where it is not UTF-8.`,
 		Example: "  mayfly logs swift-otter\n  mayfly logs -f run-06x9qk2n4c8wz3vy",
 		Args:    arguments(1, 1, "ENV or RUN"), ValidArgsFunction: a.completeEnvironment,
 	}

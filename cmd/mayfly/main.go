@@ -77,7 +77,7 @@ The commands talk to a server, which starts when it is needed and leaves when
 it has nothing to look after. Its state is in one directory (--state or
 MAYFLY_STATE); different directories are independent installations.`
 
-const rootExample = `  mayfly run -- go test ./...             run a command in a copy of this repository
+const rootExample = `  mayfly run -- go test ./...             a command in a copy of this repository
   mayfly run -it -- claude                an interactive agent
   mayfly diff swift-otter                 what it changed
   mayfly apply swift-otter --branch fix   keep that on a branch

@@ -29,7 +29,7 @@ hands the terminal over.`
 const runExample = `  mayfly run -- go test ./...
   mayfly run -it -- claude
   mayfly run --rm -- make check
-  mayfly run --name fix --ttl 8h --label pr=7 -- codex exec "fix the failing test"
+  mayfly run --name fix --ttl 8h --label pr=7 -- codex exec "fix the test"
   mayfly run --locked --timeout 20m -- ./agent.sh
   mayfly run --detach -- ./agent.sh; mayfly logs -f RUN`
 
