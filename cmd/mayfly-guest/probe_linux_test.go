@@ -15,8 +15,11 @@ import (
 const probeVariable = "MAYFLY_TEST_PROBE"
 
 // runProbe makes a system call, "number,arg,…" with numbers in any base of
-// Go's, and prints its error; or eats memory.
+// Go's, and prints its error; or eats memory, or tells what it wrote.
 func runProbe(probe string) int {
+	if probe == "tell" {
+		return tell()
+	}
 	if size, ok := strings.CutPrefix(probe, "eat:"); ok {
 		n, _ := strconv.Atoi(size)
 		b := make([]byte, n)

@@ -63,11 +63,11 @@ func BenchmarkFreezeAndThaw(b *testing.B) {
 	var freeze, thaw []time.Duration
 	for b.Loop() {
 		begin := time.Now()
-		if err := w.native.Freeze(b.Context(), "env-1"); err != nil {
+		if err := w.runtime.Freeze(b.Context(), "env-1"); err != nil {
 			b.Fatal(err)
 		}
 		frozen := time.Now()
-		if err := w.native.Thaw(b.Context(), "env-1"); err != nil {
+		if err := w.runtime.Thaw(b.Context(), "env-1"); err != nil {
 			b.Fatal(err)
 		}
 		freeze, thaw = append(freeze, frozen.Sub(begin)), append(thaw, time.Since(frozen))
