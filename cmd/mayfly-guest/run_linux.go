@@ -20,6 +20,17 @@ const grace = 100 * time.Millisecond
 // pipeBytes is the most that a pipe or a terminal can hold.
 const pipeBytes = 1 << 20
 
+// disk has a place for each goroutine that may wait for the disk. Each keeps a
+// thread, and a runtime that may not make the thread it needs, because the
+// commands use up all tasks, ends the guest.
+var disk = make(chan struct{}, 8)
+
+func onDisk(f func()) {
+	disk <- struct{}{}
+	defer func() { <-disk }()
+	f()
+}
+
 // run is a command and what remains of it.
 type run struct {
 	id      string
@@ -56,7 +67,9 @@ func newRun(id string) *run {
 // started ends at once.
 func (w *warden) begin(r *run, q wire.Request) {
 	defer close(r.started)
-	claimed, err := w.claim(r, q.Output)
+	var claimed bool
+	var err error
+	onDisk(func() { claimed, err = w.claim(r, q.Output) })
 	if err != nil || !claimed {
 		r.refused = failed("record run", err)
 		w.mu.Lock()
@@ -151,7 +164,7 @@ func (r *run) lives() bool {
 }
 
 func (r *run) write(stream byte, b []byte) {
-	r.log.Write(stream, time.Now().UnixNano(), b)
+	onDisk(func() { r.log.Write(stream, time.Now().UnixNano(), b) })
 	r.wake()
 }
 
@@ -253,9 +266,12 @@ func (w *warden) finish(r *run) {
 
 // conclude records the end of a run and then tells everybody.
 func (w *warden) conclude(r *run) {
-	r.log.Close()
-	err := record.WriteExit(r.dir, r.exit)
-	unix.Close(r.dir)
+	var err error
+	onDisk(func() {
+		r.log.Close()
+		err = record.WriteExit(r.dir, r.exit)
+		unix.Close(r.dir)
+	})
 	if err == nil {
 		// The record speaks for the run from now on.
 		w.mu.Lock()

@@ -167,8 +167,14 @@ func (n *Native) Start(ctx context.Context, s Spec) error {
 	if err != nil {
 		return fmt.Errorf("start sandbox: %w", err)
 	}
-	if frozen || populated && n.answers(ctx, s) {
+	if frozen {
 		return nil
+	}
+	if populated {
+		alive, err := n.answers(ctx, s)
+		if alive || err != nil {
+			return err
+		}
 	}
 	if exists {
 		if err := n.Stop(ctx, s.Environment); err != nil {
@@ -186,8 +192,8 @@ func (n *Native) Start(ctx context.Context, s Spec) error {
 
 // check refuses what would be misunderstood further on.
 func (s Spec) check() error {
-	if s.UIDBase == 0 {
-		return errors.New("start sandbox: no range of user ids")
+	if s.UIDBase < 65536 || s.UIDBase > math.MaxUint32-65536 {
+		return fmt.Errorf("start sandbox: the range of user ids at %d overlaps the machine's", s.UIDBase)
 	}
 	if len(s.Lower) == 0 {
 		return errors.New("start sandbox: no lower layer")
@@ -211,19 +217,28 @@ func (s Spec) check() error {
 	return nil
 }
 
-// answers reports whether a guest is there and speaks.
-func (n *Native) answers(ctx context.Context, s Spec) bool {
-	ctx, cancel := context.WithTimeout(ctx, time.Second)
-	defer cancel()
+// answers reports whether a guest is there and speaks. One that is there and
+// is slow, on a machine that is, must not be taken for dead: that is an error.
+func (n *Native) answers(ctx context.Context, s Spec) (bool, error) {
 	conn, err := n.Dial(ctx, s)
+	if errors.Is(err, unix.ECONNREFUSED) || errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
 	if err != nil {
-		return false
+		return false, err
 	}
 	defer conn.Close()
-	deadline, _ := ctx.Deadline()
-	conn.SetDeadline(deadline)
-	_, err = conn.Read(make([]byte, 1))
-	return err == nil
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	defer context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })()
+	if _, err := conn.Read(make([]byte, 1)); err != nil {
+		// Closed by a guest that ends because its server did, halfway.
+		if ctx.Err() == nil {
+			return false, nil
+		}
+		return false, mayfly.Errorf(mayfly.Unavailable, "the guest of environment %s is there and does not answer: %w", s.Environment, ctx.Err())
+	}
+	return true, nil
 }
 
 func (n *Native) Inspect(_ context.Context, env string) (State, error) {
