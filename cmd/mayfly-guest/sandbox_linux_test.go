@@ -157,6 +157,13 @@ func TestSystemCallFilter(t *testing.T) {
 	}
 }
 
+func TestRenameBetweenDirectoriesMovesTheFile(t *testing.T) {
+	e := newWorld(t).start("env-1")
+	if got := e.shell("echo x >/tmp/f; stat -c %i /tmp/f >/tmp/before; mv /tmp/f /workspace/f; stat -c %i /workspace/f | cmp - /tmp/before && ln /workspace/f /tmp/g && echo same"); got != "same" {
+		t.Errorf("got = %q, want same", got)
+	}
+}
+
 func TestNestedSandboxesCanBeMade(t *testing.T) {
 	e := newWorld(t).start("env-1", func(s *sandbox.Spec) { s.Nested = true })
 	if got := e.shell("unshare --user --map-root-user --mount --pid --fork sh -c 'mount -t proc proc /proc && mount -t tmpfs none /tmp && id -u'"); got != "0" {
