@@ -2,7 +2,7 @@
 # Installs what a task needs and does not find. Says nothing when there is
 # nothing to do.
 #
-#   scripts/setup.sh [run|test|bench|check|agents]
+#   scripts/setup.sh [run|test|gvisor|bench|check|agents]
 set -euo pipefail
 export PATH="$PATH:/usr/local/go/bin:/usr/sbin:/sbin"
 
@@ -23,10 +23,12 @@ want mkfs.btrfs btrfs-progs
 [ -e /etc/ssl/certs/ca-certificates.crt ] || packages+=(ca-certificates)
 case $task in
 run) ;;
-test)
+test | gvisor)
 	want setfattr attr
 	want mkfs.xfs xfsprogs
-	want strace strace
+	want bwrap bubblewrap
+	want runc runc
+	want ps procps
 	;;
 bench)
 	want bwrap bubblewrap
@@ -42,7 +44,7 @@ agents)
 	want ip iproute2
 	;;
 *)
-	echo "setup: unknown task $task; use run, test, bench, check or agents" >&2
+	echo "setup: unknown task $task; use run, test, gvisor, bench, check or agents" >&2
 	exit 64
 	;;
 esac
@@ -76,11 +78,15 @@ if ! command -v go >/dev/null; then
 	exit 72
 fi
 
-# The tests of --isolation gvisor must not skip, so they need the runtime.
-if [ "$task" = test ] || [ "$task" = agents ]; then
+# usable FILE: a runsc that is linked dynamically cannot start sandboxes.
+usable() {
+	[ -x "$1" ] && ! head -c 8192 "$1" | grep -aq ld-linux
+}
+
+if [ "$task" = gvisor ] || [ "$task" = agents ]; then
 	found=
-	for runsc in "$(command -v runsc || true)" /usr/local/bin/runsc /opt/gvisor/bin/runsc; do
-		[ -x "$runsc" ] && found=$runsc
+	for runsc in "${MAYFLY_RUNSC:-}" "$(command -v runsc || true)" /usr/local/bin/runsc /opt/gvisor/bin/runsc; do
+		usable "$runsc" && found=$runsc
 	done
 	if [ -z "$found" ] && [ "$(id -u)" = 0 ]; then
 		echo "setup: building runsc (a few minutes, once)"

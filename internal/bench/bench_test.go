@@ -11,6 +11,48 @@ import (
 	"unicode/utf8"
 )
 
+// TestSectionsMeasure runs the program itself, with little. The workloads on
+// files have a test beside them.
+func TestSectionsMeasure(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("environments need root")
+	}
+	bin := t.TempDir()
+	build := exec.Command("go", "build", "-o", bin+"/", "mayfly.dev/mayfly/cmd/mayfly", "mayfly.dev/mayfly/cmd/mayfly-guest")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("build: %v\n%s", err, out)
+	}
+	output := filepath.Join(t.TempDir(), "results.json")
+	tiny := sizes{rounds: 2, few: 1, burst: 3, small: 100, large: 200, idle: 3, baseIdle: 2}
+	if err := run(t.Context(), bin, "start|run|burst|volume|idle", output, tiny); err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile(output)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var results []Result
+	if err := json.Unmarshal(b, &results); err != nil {
+		t.Fatal(err)
+	}
+	seen := map[string]Result{}
+	for _, r := range results {
+		seen[r.Name+" against "+r.BaselineName] = r
+	}
+	for _, name := range []string{
+		"create, cold, until ready against bwrap", "create, cold, until ready against runc run",
+		"mayfly run --rm -- true against bwrap", "burst of 3: create, p99 against bwrap",
+		"snapshot, 100 files against cp -a", "rollback, 200 files against on 100 files",
+		"fork, 100 files against cp -a", "diff of 50 files, 200 files against diff -rq",
+		"delete, 100 files against rm -rf", "idle x3: memory, PSS against bwrap",
+	} {
+		if r := seen[name]; r.Value <= 0 || r.Baseline <= 0 {
+			t.Errorf("%s: got = %+v, want a value and a baseline", name, r)
+		}
+	}
+}
+
 func TestQuantilesAreNearestRank(t *testing.T) {
 	var s samples
 	for i := 100; i >= 1; i-- {

@@ -17,10 +17,10 @@ var workloads = []struct {
 	name, command string
 	unit          string
 }{
-	{"git status, 10k files", "git-status", "ms"},
+	{"git status", "git-status", "ms"},
 	{"untar 5k files", "untar", "ms"},
-	{"npm-like create + rename", "npm", "ms"},
-	{"300 write + fsync", "fsync", "ms"},
+	{"npm-like install", "npm", "ms"},
+	{"300 fsyncs", "fsync", "ms"},
 }
 
 // fileWork runs the workloads inside an environment and outside, on the file

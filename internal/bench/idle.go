@@ -69,12 +69,12 @@ func (b *bench) idleEnvironments(ctx context.Context) error {
 	}
 	n := float64(b.idle)
 	each := func(what string, bytes float64) Result {
-		return Result{Name: fmt.Sprintf("idle x%d: %s each", b.idle, what), Unit: "KB", Value: round(bytes / n / 1024), OK: true}
+		return Result{Name: fmt.Sprintf("idle x%d: %s", b.idle, what), Unit: "KB", Value: round(bytes / n / 1024), OK: true}
 	}
-	b.report(each("processes (PSS)", own).against("bwrap", wrap/1024))
-	b.report(each("server grows by", serverAfter-serverBefore))
-	b.report(each("machine has less", before-after))
-	b.report(Result{Name: fmt.Sprintf("idle x%d: create each", b.idle), Unit: "ms", Value: round(milliseconds(took) / n), OK: true})
+	b.report(each("memory, PSS", own).against("bwrap", wrap/1024))
+	b.report(each("server", serverAfter-serverBefore))
+	b.report(each("machine", before-after))
+	b.report(Result{Name: fmt.Sprintf("idle x%d: create", b.idle), Unit: "ms", Value: round(milliseconds(took) / n), OK: true})
 	return nil
 }
 
@@ -83,6 +83,10 @@ func (b *bench) idleEnvironments(ctx context.Context) error {
 func (b *bench) idleBubblewraps(ctx context.Context, dir string) (float64, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	before, err := memoryBelow(os.Getpid())
+	if err != nil {
+		return 0, err
+	}
 	for range b.baseIdle {
 		cmd := bwrap(ctx, dir, "sleep", "300")
 		if err := cmd.Start(); err != nil {
@@ -93,7 +97,7 @@ func (b *bench) idleBubblewraps(ctx context.Context, dir string) (float64, error
 	}
 	time.Sleep(time.Second)
 	total, err := memoryBelow(os.Getpid())
-	return total / float64(b.baseIdle), err
+	return (total - before) / float64(b.baseIdle), err
 }
 
 // descendants are the processes that a process has started, and those that

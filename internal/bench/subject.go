@@ -28,7 +28,8 @@ type subject struct {
 	work     string // the program of package work, built
 	template string // of the small repository, once it is prepared
 	server   *exec.Cmd
-	log      bytes.Buffer // of the server
+	ended    chan error   // the server has ended
+	log      bytes.Buffer // of the server; read only after its end
 }
 
 // newSubject starts a server with a new state directory.
@@ -58,13 +59,19 @@ func newSubject(ctx context.Context, bin string) (_ *subject, err error) {
 	if err := s.server.Start(); err != nil {
 		return nil, fmt.Errorf("start server: %w", err)
 	}
+	s.ended = make(chan error, 1)
+	go func() { s.ended <- s.server.Wait() }()
 	c := client.New(filepath.Join(s.state, socketName))
 	s.Service = c
-	for deadline := time.Now().Add(20 * time.Second); c.Ping(ctx) != nil; time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(deadline) {
+	for patience := time.After(30 * time.Second); c.Ping(ctx) != nil; {
+		select {
+		case <-s.ended:
+			return nil, fmt.Errorf("the server ended at its start:\n%s", s.log.String())
+		case <-patience:
 			s.server.Process.Kill()
-			s.server.Wait()
+			<-s.ended
 			return nil, fmt.Errorf("the server does not answer:\n%s", s.log.String())
+		case <-time.After(10 * time.Millisecond):
 		}
 	}
 	return s, nil
@@ -84,7 +91,7 @@ func (s *subject) close() error {
 		err = errors.Join(err, deleteErr)
 	}
 	s.server.Process.Signal(syscall.SIGTERM)
-	if waitErr := s.server.Wait(); waitErr != nil {
+	if waitErr := <-s.ended; waitErr != nil {
 		err = errors.Join(err, fmt.Errorf("server: %w\n%s", waitErr, s.log.String()))
 	}
 	return errors.Join(err, os.RemoveAll(s.dir))
