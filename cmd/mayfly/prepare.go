@@ -93,9 +93,6 @@ func (a *app) prepare(ctx context.Context, f sourceFlags) (*prepared, error) {
 			remark("%s differs from mayfly.lock: %s; mayfly lock renews it", plural(len(differences), "thing"), listed(differences))
 		}
 	}
-	if !p.source.Git() {
-		remark("%s is no git repository; all of it comes along", p.source.Root())
-	}
 	for _, n := range p.source.Notes() {
 		remark("%s", n)
 	}

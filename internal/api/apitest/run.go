@@ -58,8 +58,29 @@ var Programs = map[string]Program{
 		fmt.Fprintf(p.Stdout, "%d %d\n", rows, cols)
 		return 0
 	},
+	"sizes": func(p *Process) int {
+		for {
+			rows, cols := p.Size()
+			fmt.Fprintf(p.Stdout, "%d %d\r\n", rows, cols)
+			if rows == 50 {
+				return 0
+			}
+			<-p.Signals
+		}
+	},
+	"key": func(p *Process) int {
+		var b [1]byte
+		io.ReadFull(p.Stdin, b[:])
+		fmt.Fprintf(p.Stdout, "key %d\r\n", b[0])
+		return 0
+	},
 	"wait": func(p *Process) int {
-		return 128 + int(<-p.Signals)
+		for sig := range p.Signals {
+			if sig != syscall.SIGWINCH {
+				return 128 + int(sig)
+			}
+		}
+		return 0
 	},
 	"exit": func(p *Process) int {
 		n, _ := strconv.Atoi(p.Args[1])
