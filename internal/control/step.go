@@ -427,7 +427,11 @@ func (e *Engine) stepSandbox(ctx context.Context, s *situation) (bool, error) {
 	switch {
 	case !there && (env.Phase == mayfly.Ready || env.Phase == mayfly.Paused):
 		return true, e.noteStopped(ctx, s)
-	case !there && (env.Phase == mayfly.Pending || s.pendingRun() && env.Goal == goalReady):
+	case env.Phase == mayfly.Pending && seen.Sandbox != driver.SandboxFrozen:
+		// Also when something is there: a crash may have left it half-started,
+		// and starting what is whole does nothing.
+		return true, e.startSandbox(ctx, s)
+	case !there && s.pendingRun() && env.Goal == goalReady:
 		return true, e.startSandbox(ctx, s)
 	case !there:
 		return false, nil
