@@ -20,7 +20,7 @@ TESTFLAGS ?= -p 2 -timeout 10m
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
-.PHONY: all setup build demo test bench crash escape agents check clean
+.PHONY: all setup build demo test bench crash escape gvisor agents check clean
 
 all: build
 
@@ -46,10 +46,23 @@ bench:
 crash: setup build
 	@CGO_ENABLED=0 $(GO) run ./internal/testreport -count=1 -timeout 60m ./internal/crash -points 200
 
+# The table names every door, and what was found inside and outside.
+ESCAPE_TABLE := $(CURDIR)/bin/escape.txt
+
 escape:
 	@scripts/setup.sh test
 	@$(MAKE) --no-print-directory build
-	@CGO_ENABLED=0 $(GO) run ./internal/testreport -count=1 -timeout 20m ./internal/escape/...
+	@rm -f $(ESCAPE_TABLE)
+	@MAYFLY_ESCAPE_TABLE=$(ESCAPE_TABLE) CGO_ENABLED=0 $(GO) run ./internal/testreport -count=1 -timeout 20m ./internal/escape/...; \
+		status=$$?; cat $(ESCAPE_TABLE); exit $$status
+
+# What both isolations promise, and the escape suite, under gVisor.
+gvisor:
+	@scripts/setup.sh gvisor
+	@$(MAKE) --no-print-directory build
+	@rm -f $(ESCAPE_TABLE)
+	@CI= MAYFLY_ESCAPE_TABLE=$(ESCAPE_TABLE) CGO_ENABLED=0 $(GO) run ./internal/testreport -tags gvisor -count=1 -p 1 -timeout 20m ./cmd/mayfly-guest ./internal/escape/...; \
+		status=$$?; cat $(ESCAPE_TABLE); exit $$status
 
 agents:
 	@scripts/setup.sh agents

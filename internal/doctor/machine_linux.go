@@ -134,7 +134,7 @@ func atoi(s string) int {
 // RunscPlaces are where runsc is looked for after PATH.
 var RunscPlaces = []string{"/usr/local/bin/runsc", "/opt/gvisor/bin/runsc"}
 
-const installRunsc = "GOBIN=/usr/local/bin go install gvisor.dev/gvisor/runsc@160fafc42237"
+const installRunsc = "CGO_ENABLED=0 GOBIN=/usr/local/bin go install gvisor.dev/gvisor/runsc@v0.0.0-20260905035102-160fafc42237"
 
 func gvisor(ctx context.Context, _ string) Finding {
 	path, err := exec.LookPath("runsc")
