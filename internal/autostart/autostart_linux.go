@@ -29,15 +29,16 @@ const (
 
 // Lock takes the state directory for the calling process until the returned
 // file is closed or the process ends. When another process has it, the error
-// is of kind mayfly.Conflict.
+// is of kind mayfly.Conflict. It is an open file description lock, see
+// fcntl(2), because that can be asked after without being taken.
 func Lock(stateDir string) (io.Closer, error) {
 	f, err := os.OpenFile(filepath.Join(stateDir, lockName), os.O_RDWR|os.O_CREATE|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("lock the state directory: %w", err)
 	}
-	if err := flock(f); err != nil {
+	if err := unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLK, &unix.Flock_t{Type: unix.F_WRLCK}); err != nil {
 		f.Close()
-		if errors.Is(err, unix.EWOULDBLOCK) {
+		if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EACCES) {
 			return nil, mayfly.Errorf(mayfly.Conflict, "another server runs on %s", stateDir).
 				Hint("use it as it is, stop it, or choose another directory with --state")
 		}
@@ -46,18 +47,15 @@ func Lock(stateDir string) (io.Closer, error) {
 	return f, nil
 }
 
-// lockPatience is how long a lock may outlive the server that was killed: a
-// child that it had just forked holds it until it executes its program.
-const lockPatience = 500 * time.Millisecond
-
-// flock locks f, or says EWOULDBLOCK when somebody keeps it locked.
-func flock(f *os.File) error {
-	for deadline := time.Now().Add(lockPatience); ; time.Sleep(5 * time.Millisecond) {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if !errors.Is(err, unix.EWOULDBLOCK) || time.Now().After(deadline) {
-			return err
-		}
+// locked reports whether a server has the state directory.
+func locked(stateDir string) bool {
+	f, err := os.OpenFile(filepath.Join(stateDir, lockName), os.O_RDWR|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return false
 	}
+	defer f.Close()
+	l := unix.Flock_t{Type: unix.F_WRLCK}
+	return unix.FcntlFlock(f.Fd(), unix.F_OFD_GETLK, &l) == nil && l.Type != unix.F_UNLCK
 }
 
 // Server says how to start a server.
@@ -74,8 +72,9 @@ type Server struct {
 // Start starts the server in a session of its own, with its output in the
 // state directory's log, and returns when it answers. When several processes
 // start one at the same time, the one that gets the lock stays and all are
-// content. The server must exit with the status of mayfly.Conflict when it
-// does not get the lock.
+// content; while a server that is stopping has the lock, Start waits. The
+// server must exit with the status of mayfly.Conflict when it does not get the
+// lock.
 func (s Server) Start(ctx context.Context) error {
 	if s.Patience == 0 {
 		s.Patience = 15 * time.Second
@@ -93,22 +92,22 @@ func (s Server) Start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	cmd := exec.Command(s.Command[0], s.Command[1:]...)
-	cmd.Env, cmd.Dir, cmd.Stdout, cmd.Stderr = s.Env, "/", log, log
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	if err := cmd.Start(); err != nil {
-		return mayfly.Errorf(mayfly.Unavailable, "start the server: %w", err)
-	}
-	ended := make(chan error, 1)
-	go func() { ended <- cmd.Wait() }()
-	return s.await(ctx, ended, func() string { return tail(log, before) })
+	return s.await(ctx, log, before)
 }
 
-func (s Server) await(ctx context.Context, ended <-chan error, log func() string) error {
+// await starts the server whenever nobody has the lock, until one answers.
+func (s Server) await(ctx context.Context, log *os.File, before int64) error {
 	deadline := time.After(s.Patience)
+	var ended <-chan error // nil while none of ours runs
 	for pause := time.Millisecond; ; pause = min(2*pause, 20*time.Millisecond) {
 		if s.Ready(ctx) {
 			return nil
+		}
+		if ended == nil && !locked(s.State) {
+			var err error
+			if ended, err = s.launch(log); err != nil {
+				return err
+			}
 		}
 		select {
 		case err := <-ended:
@@ -120,14 +119,27 @@ func (s Server) await(ctx context.Context, ended <-chan error, log func() string
 			if s.Ready(ctx) {
 				return nil
 			}
-			return s.failure(fmt.Sprintf("the server ended at once (%s)", outcome(err)), log())
+			return s.failure(fmt.Sprintf("the server ended at once (%s)", outcome(err)), tail(log, before))
 		case <-deadline:
-			return s.failure(fmt.Sprintf("the server does not answer after %v", s.Patience), log())
+			return s.failure(fmt.Sprintf("the server does not answer after %v", s.Patience), tail(log, before))
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		case <-time.After(pause):
 		}
 	}
+}
+
+// launch starts the program; its end comes through the channel.
+func (s Server) launch(log *os.File) (<-chan error, error) {
+	cmd := exec.Command(s.Command[0], s.Command[1:]...)
+	cmd.Env, cmd.Dir, cmd.Stdout, cmd.Stderr = s.Env, "/", log, log
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := cmd.Start(); err != nil {
+		return nil, mayfly.Errorf(mayfly.Unavailable, "start the server: %w", err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	return ended, nil
 }
 
 func outcome(err error) string {

@@ -108,6 +108,25 @@ func TestManyStartsMakeOneServer(t *testing.T) {
 	}
 }
 
+func TestStartWaitsForAServerThatIsStopping(t *testing.T) {
+	s := server(t, "good")
+	t.Cleanup(func() { os.WriteFile(filepath.Join(s.State, "stop"), nil, 0o600) })
+	if err := os.MkdirAll(s.State, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	stopping, err := Lock(s.State)
+	if err != nil {
+		t.Fatal(err)
+	}
+	time.AfterFunc(300*time.Millisecond, func() { stopping.Close() })
+	if err := s.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if log, err := os.ReadFile(filepath.Join(s.State, LogName)); err != nil || len(log) > 0 {
+		t.Errorf("log = %q, %v, want nothing: no server tried in vain", log, err)
+	}
+}
+
 func TestFailureShowsTheEndOfTheLog(t *testing.T) {
 	s := server(t, "broken")
 	if err := os.MkdirAll(s.State, 0o755); err != nil {
