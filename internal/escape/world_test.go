@@ -219,7 +219,7 @@ func (w *world) expand(args string) []string {
 func (w *world) outside(t *testing.T, d door) result {
 	t.Helper()
 	args := append(w.expand(d.args+" "+d.out), d.name)
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, w.probe, args...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{}
