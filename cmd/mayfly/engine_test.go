@@ -32,6 +32,12 @@ func TestEngineScripts(t *testing.T) {
 				return err
 			}
 			e.Setenv("PATH", bin+string(os.PathListSeparator)+e.Getenv("PATH"))
+			// Other users must be able to come as far as the socket.
+			for _, dir := range []string{filepath.Dir(e.WorkDir), e.WorkDir} {
+				if err := os.Chmod(dir, 0o755); err != nil {
+					return err
+				}
+			}
 			state := e.Getenv("MAYFLY_STATE")
 			e.Defer(func() {
 				if err := stopServer(state); err != nil {

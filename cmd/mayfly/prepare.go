@@ -53,15 +53,21 @@ func pin(ctx context.Context, f sourceFlags) (*prepared, error) {
 		return nil, err
 	}
 	p := &prepared{manifest: m}
+	found := make(chan error, 1) // the base is looked for beside the workspace
+	go func() {
+		var err error
+		p.base, err = findBase(ctx, m)
+		found <- err
+	}()
 	p.source, err = workspace.Open(ctx, f.dir, workspace.Options{
 		Uncommitted: m.Workspace.Uncommitted && !f.noUncommitted,
 		Depth:       m.Workspace.Depth,
 		Pin:         m.IsLockfile,
 	})
-	if err != nil {
-		return nil, err
+	if baseErr := <-found; err == nil {
+		err = baseErr
 	}
-	if p.base, err = findBase(ctx, m); err != nil {
+	if err != nil {
 		return nil, err
 	}
 	epoch := p.source.Epoch()
