@@ -14,8 +14,8 @@ import (
 // maxFiles is how many files a command may have open, if the machine allows.
 const maxFiles = 65536
 
-// confine gives up what neither the guest nor a command needs. The guest
-// keeps what it takes to become the commands' user and to signal them.
+// confine gives up what no command needs. The guest itself keeps, in main,
+// what it takes to become the commands' user and to signal them.
 func confine(c boot.Config) error {
 	if err := limit(c); err != nil {
 		return err
@@ -33,9 +33,6 @@ func confine(c boot.Config) error {
 		if err := restrict(); err != nil {
 			return failed("landlock", err)
 		}
-	}
-	if err := keep(unix.CAP_SETUID, unix.CAP_SETGID, unix.CAP_KILL); err != nil {
-		return failed("drop capabilities", err)
 	}
 	return failed("seccomp", install(c.Filter))
 }

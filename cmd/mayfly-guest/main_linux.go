@@ -1,3 +1,9 @@
+// The runtime would read the control groups of the guest to choose how many
+// threads to use, and hold their files open.
+//
+//go:debug containermaxprocs=0
+//go:debug updatemaxprocs=0
+
 // Mayfly-guest is the first process of an environment. It attaches the mounts
 // that it is handed, gives up its powers, and then starts and looks after the
 // environment's commands on request; see packages boot and wire for its two
@@ -38,10 +44,15 @@ func main() {
 		answer(append([]byte{boot.Failed}, err.Error()...))
 		os.Exit(1)
 	}
+	answer([]byte{boot.Ready})
+	// What stops all threads comes after the answer, and still before the
+	// first request is heard.
+	if err := keep(unix.CAP_SETUID, unix.CAP_SETGID, unix.CAP_KILL); err != nil {
+		panic(err)
+	}
 	runtime.GOMAXPROCS(2) // one was faster to start with; disks may block the other
 	go w.reap()
 	go w.accept(boot.ListenerFD)
-	answer([]byte{boot.Ready})
 	w.fork()
 }
 

@@ -11,11 +11,19 @@ import (
 )
 
 // tree is what the guest can make of the root file system before the server's
-// mounts arrive. It takes shape over the host's /proc and /dev, in this mount
+// mounts arrive. It takes shape over directories of the host's, in this mount
 // namespace, because Linux before 6.15 cannot mount upon what is not attached.
 type tree struct {
 	proc, dev, empty int // mounts, with others upon them
 }
+
+// Where the tree takes shape. The new /dev covers /sys, so that the host's
+// devices can still be reached; nothing covers /dev later than they are.
+const (
+	newProc  = "/proc"
+	newDev   = "/sys"
+	newEmpty = "/dev"
+)
 
 // quiet is the attributes of the kernel's own file systems.
 const quiet = unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NOEXEC
@@ -25,14 +33,14 @@ func prepare(c boot.Config) (t tree, err error) {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return t, failed("make mounts private", err)
 	}
+	if err := t.devices(c); err != nil {
+		return t, err
+	}
 	t.empty, err = mount("tmpfs", quiet|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_RDONLY, "mode", "755", "size", "4k", "nr_inodes", "1")
 	if err != nil {
 		return t, failed("mount /sys", err)
 	}
-	if err := attach(t.empty, "/sys"); err != nil {
-		return t, err
-	}
-	if err := t.devices(c); err != nil {
+	if err := attach(t.empty, newEmpty); err != nil {
 		return t, err
 	}
 	// Needs a /proc that shows everything in this namespace, so it comes
@@ -40,7 +48,7 @@ func prepare(c boot.Config) (t tree, err error) {
 	if t.proc, err = mount("proc", quiet|unix.MOUNT_ATTR_NODEV); err != nil {
 		return t, failed("mount proc (is the server's own /proc masked?)", err)
 	}
-	if err := attach(t.proc, "/proc"); err != nil {
+	if err := attach(t.proc, newProc); err != nil {
 		return t, err
 	}
 	if !c.Nested {
@@ -57,32 +65,21 @@ func prepare(c boot.Config) (t tree, err error) {
 	return t, failed("bring up loopback", loopback())
 }
 
-// nodes are the devices that environments have.
-var nodes = [...]string{"null", "zero", "full", "random", "urandom", "tty"}
-
-// devices makes /dev, upon the host's.
+// devices makes /dev.
 func (t *tree) devices(c boot.Config) (err error) {
-	var devices [len(nodes)]int
-	for i, name := range nodes {
-		devices[i], err = unix.OpenTree(unix.AT_FDCWD, "/dev/"+name, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
-		if err != nil {
-			return failed("clone /dev/"+name, err)
-		}
-	}
 	if t.dev, err = mount("tmpfs", quiet, "mode", "755", "size", "64k", "nr_inodes", "64"); err != nil {
 		return failed("mount /dev", err)
 	}
-	if err := attach(t.dev, "/dev"); err != nil {
+	if err := attach(t.dev, newDev); err != nil {
 		return err
 	}
-	for i, name := range nodes {
+	for _, name := range [...]string{"null", "zero", "full", "random", "urandom", "tty"} {
 		if err := unix.Mknodat(t.dev, name, unix.S_IFREG|0o444, 0); err != nil {
 			return failed("make /dev/"+name, err)
 		}
-		if err := attach(devices[i], "/dev/"+name); err != nil {
-			return err
+		if err := unix.Mount("/dev/"+name, newDev+"/"+name, "", unix.MS_BIND, ""); err != nil {
+			return failed("bind /dev/"+name, err)
 		}
-		unix.Close(devices[i])
 	}
 	for _, l := range [...][2]string{
 		{"fd", "/proc/self/fd"}, {"stdin", "/proc/self/fd/0"}, {"stdout", "/proc/self/fd/1"},
@@ -115,7 +112,7 @@ func (t *tree) below(name, kind string, attr int, options ...string) error {
 		return failed("mount /dev/"+name, err)
 	}
 	defer unix.Close(fd)
-	return attach(fd, "/dev/"+name)
+	return attach(fd, newDev+"/"+name)
 }
 
 // enter makes the server's mount the root and the tree whole.
@@ -173,55 +170,50 @@ func leave(old int) error {
 	return failed("enter root", unix.Chdir("/"))
 }
 
-// What /proc shows of the machine, and what could change it.
+// What /proc shows of the machine, and what could change it. Files that only
+// root may read or write need no cover: nobody inside is the machine's root.
 var (
-	hiddenFiles = []string{"kcore", "keys", "key-users", "timer_list", "sched_debug", "latency_stats",
-		"interrupts", "sysrq-trigger", "kmsg", "kpagecount", "kpageflags", "kpagecgroup", "vmallocinfo", "slabinfo"}
-	hiddenDirs   = []string{"acpi", "asound", "scsi", "driver", "dynamic_debug"}
-	readOnlyDirs = []string{"bus", "fs", "irq", "sys", "sysvipc", "tty"}
+	hiddenFiles  = [...]string{"kcore", "keys", "key-users", "timer_list", "sched_debug", "latency_stats", "interrupts", "sysrq-trigger"}
+	hiddenDirs   = [...]string{"acpi", "asound", "scsi"}
+	readOnlyDirs = [...]string{"bus", "fs", "irq", "sys"}
 )
 
 // mask hides and locks parts of /proc and takes away user namespaces. Where
 // sandboxes nest, nothing may be hidden: the kernel refuses to mount a new
 // /proc in a namespace that does not see all of its own.
 func mask() error {
-	if err := set("/proc/sys/user/max_user_namespaces", "0"); err != nil {
+	if err := set(newProc+"/sys/user/max_user_namespaces", "0"); err != nil {
 		return err
 	}
 	for _, name := range hiddenFiles {
-		if err := cover("/dev/null", "/proc/"+name, 0); err != nil {
+		if err := cover(newDev+"/null", newProc+"/"+name); err != nil {
 			return err
 		}
 	}
 	for _, name := range hiddenDirs {
-		if err := cover("/sys", "/proc/"+name, 0); err != nil {
+		if err := cover(newEmpty, newProc+"/"+name); err != nil {
 			return err
 		}
 	}
 	for _, name := range readOnlyDirs {
-		if err := cover("/proc/"+name, "/proc/"+name, unix.MOUNT_ATTR_RDONLY); err != nil {
+		path := newProc + "/" + name
+		if err := cover(path, path); err != nil {
 			return err
+		}
+		err := unix.MountSetattr(unix.AT_FDCWD, path, 0, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY})
+		if err != nil && err != unix.ENOENT {
+			return failed("make "+path+" read-only", err)
 		}
 	}
 	return nil
 }
 
-// cover mounts a copy of source upon target, if there is such a thing.
-func cover(source, target string, attr uint64) error {
-	if unix.Access(target, unix.F_OK) == unix.ENOENT {
-		return nil
+// cover binds source upon target, if there is such a thing.
+func cover(source, target string) error {
+	if err := unix.Mount(source, target, "", unix.MS_BIND, ""); err != unix.ENOENT {
+		return failed("cover "+target, err)
 	}
-	fd, err := unix.OpenTree(unix.AT_FDCWD, source, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
-	if err != nil {
-		return failed("clone "+source, err)
-	}
-	defer unix.Close(fd)
-	if attr != 0 {
-		if err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH, &unix.MountAttr{Attr_set: attr}); err != nil {
-			return failed("restrict "+source, err)
-		}
-	}
-	return attach(fd, target)
+	return nil
 }
 
 // mount makes a new file system with the given options, in pairs.

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"mayfly.dev/mayfly"
 )
 
@@ -41,11 +43,16 @@ func (t *Tree) limitMemory(env string, bytes int64) error {
 			write(dir, "memory.max", limit),
 			optional(write(dir, "memory.swap.max", "0")))
 	}
-	// The limit with swap must never be below the one without: lift it first.
-	return errors.Join(
-		optional(write(dir, "memory.memsw.limit_in_bytes", "-1")),
-		write(dir, "memory.limit_in_bytes", limit),
-		optional(write(dir, "memory.memsw.limit_in_bytes", limit)))
+	// The limit with swap must never be below the one without: of a new group,
+	// which has none, it comes second, and when both are raised, first.
+	err := write(dir, "memory.limit_in_bytes", limit)
+	if swap := optional(write(dir, "memory.memsw.limit_in_bytes", limit)); swap != nil {
+		return errors.Join(err, swap)
+	}
+	if errors.Is(err, unix.EINVAL) {
+		err = write(dir, "memory.limit_in_bytes", limit)
+	}
+	return err
 }
 
 func (t *Tree) limitCPU(env string, cores float64) error {
@@ -55,9 +62,7 @@ func (t *Tree) limitCPU(env string, cores float64) error {
 	if _, v1 := t.v1["cpu"]; !v1 {
 		return write(dir, "cpu.max", quota+" "+strconv.Itoa(period))
 	}
-	return errors.Join(
-		write(dir, "cpu.cfs_period_us", strconv.Itoa(period)),
-		write(dir, "cpu.cfs_quota_us", quota))
+	return write(dir, "cpu.cfs_quota_us", quota)
 }
 
 // optional forgives a file that is not there.
@@ -105,25 +110,25 @@ func (t *Tree) kills() string {
 // OpenKills opens the file that counts processes killed for memory, in a line
 // "oom_kill <n>", for reading.
 func (t *Tree) OpenKills(env string) (*os.File, error) {
-	return os.Open(filepath.Join(t.group("memory", env), t.kills()))
+	return openFile(filepath.Join(t.group("memory", env), t.kills()), unix.O_RDONLY)
 }
 
 // number reads a file that holds one number.
 func number(dir, name string) (int64, error) {
-	b, err := os.ReadFile(filepath.Join(dir, name))
+	s, err := read(dir, name)
 	if err != nil {
 		return 0, err
 	}
-	return strconv.ParseInt(strings.TrimSpace(string(b)), 10, 64)
+	return strconv.ParseInt(strings.TrimSpace(s), 10, 64)
 }
 
 // field reads one number of a file that has one per line, after its name.
 func field(dir, name, key string) (int64, error) {
-	b, err := os.ReadFile(filepath.Join(dir, name))
+	s, err := read(dir, name)
 	if err != nil {
 		return 0, err
 	}
-	return find(string(b), key)
+	return find(s, key)
 }
 
 func find(text, key string) (int64, error) {

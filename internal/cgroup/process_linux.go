@@ -20,7 +20,7 @@ func (t *Tree) Directory(env string) (*os.File, error) {
 	if t.v2 == "" {
 		return nil, nil
 	}
-	return os.Open(filepath.Join(t.v2, env))
+	return openFile(filepath.Join(t.v2, env), unix.O_RDONLY|unix.O_DIRECTORY)
 }
 
 // Doors opens the files through which a thread enters the environment's v1
@@ -54,7 +54,7 @@ func (t *Tree) Doors(env string) (in, out []*os.File, err error) {
 func openTasks(dirs []string) ([]*os.File, error) {
 	var files []*os.File
 	for _, dir := range dirs {
-		f, err := os.OpenFile(filepath.Join(dir, "tasks"), os.O_WRONLY, 0)
+		f, err := openFile(filepath.Join(dir, "tasks"), unix.O_WRONLY)
 		if err != nil {
 			closeAll(files)
 			return nil, err
@@ -206,8 +206,8 @@ func (t *Tree) freezeV1(ctx context.Context, env string) error {
 }
 
 func (t *Tree) freezer(env string) (string, error) {
-	b, err := os.ReadFile(filepath.Join(t.group("freezer", env), "freezer.state"))
-	return strings.TrimSpace(string(b)), err
+	s, err := read(t.group("freezer", env), "freezer.state")
+	return strings.TrimSpace(s), err
 }
 
 // Kill ends every process and returns when none is left.
@@ -299,14 +299,14 @@ func removeAll(dir string) error {
 // await returns when a field of cgroup.events has the value. The kernel makes
 // the file readable out of band whenever it changes.
 func await(ctx context.Context, dir, key string, value int64) error {
-	f, err := os.Open(filepath.Join(dir, "cgroup.events"))
+	fd, err := open(filepath.Join(dir, "cgroup.events"), unix.O_RDONLY)
 	if err != nil {
 		return err
 	}
-	defer f.Close()
+	defer unix.Close(fd)
 	var b [256]byte
 	for {
-		n, err := unix.Pread(int(f.Fd()), b[:], 0)
+		n, err := unix.Pread(fd, b[:], 0)
 		if err != nil {
 			return err
 		}
@@ -317,7 +317,7 @@ func await(ctx context.Context, dir, key string, value int64) error {
 			return err
 		}
 		// Wakes up now and then to look at the context.
-		unix.Poll([]unix.PollFd{{Fd: int32(f.Fd()), Events: unix.POLLPRI}}, 20)
+		unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLPRI}}, 20)
 	}
 }
 

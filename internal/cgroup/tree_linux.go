@@ -15,6 +15,8 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"mayfly.dev/mayfly"
 )
 
@@ -236,11 +238,53 @@ func (t *Tree) Close() error {
 
 // write sets a file of a group.
 func write(dir, name, value string) error {
-	f, err := os.OpenFile(filepath.Join(dir, name), os.O_WRONLY, 0)
+	fd, err := open(filepath.Join(dir, name), unix.O_WRONLY)
 	if err != nil {
 		return err
 	}
-	defer f.Close()
-	_, err = f.WriteString(value)
-	return err
+	defer unix.Close(fd)
+	_, err = unix.Write(fd, []byte(value))
+	if err != nil {
+		return &fs.PathError{Op: "write", Path: filepath.Join(dir, name), Err: err}
+	}
+	return nil
+}
+
+// open opens a file of a group without the runtime's poller: that would watch
+// every file of a control group, which costs more than the file.
+func open(path string, flags int) (int, error) {
+	for {
+		fd, err := unix.Open(path, flags|unix.O_CLOEXEC, 0)
+		if err == nil {
+			return fd, nil
+		}
+		if err != unix.EINTR {
+			return -1, &fs.PathError{Op: "open", Path: path, Err: err}
+		}
+	}
+}
+
+// openFile is open for a caller who wants to keep the file.
+func openFile(path string, flags int) (*os.File, error) {
+	fd, err := open(path, flags)
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), path), nil
+}
+
+// read reads a small file of a group.
+func read(dir, name string) (string, error) {
+	path := filepath.Join(dir, name)
+	fd, err := open(path, unix.O_RDONLY)
+	if err != nil {
+		return "", err
+	}
+	defer unix.Close(fd)
+	var b [4096]byte
+	n, err := unix.Read(fd, b[:])
+	if err != nil {
+		return "", &fs.PathError{Op: "read", Path: path, Err: err}
+	}
+	return string(b[:n]), nil
 }
