@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"os"
@@ -84,7 +85,7 @@ func (a *app) serve(ctx context.Context, f serveFlags) error {
 	if err := os.MkdirAll(a.state, 0o755); err != nil {
 		return mayfly.Errorf(mayfly.Invalid, "make the state directory: %w", err)
 	}
-	lock, err := autostart.Lock(a.state)
+	lock, err := a.lockState(ctx)
 	if err != nil {
 		return err
 	}
@@ -110,6 +111,23 @@ func (a *app) serve(ctx context.Context, f serveFlags) error {
 		}
 		log.Info("stopping")
 		return errors.Join(err, s.Close())
+	}
+}
+
+// lockWait is how long a new server waits for one that is stopping.
+const lockWait = 10 * time.Second
+
+// lockState takes the state directory. A server that has it and answers stays;
+// one that does not answer may be about to leave.
+func (a *app) lockState(ctx context.Context) (io.Closer, error) {
+	for end := time.Now().Add(lockWait); ; {
+		lock, err := autostart.Lock(a.state)
+		if mayfly.KindOf(err) != mayfly.Conflict || time.Now().After(end) {
+			return lock, err
+		}
+		if _, pingErr := a.running(); pingErr == nil || !sleep(ctx, 20*time.Millisecond) {
+			return nil, err
+		}
 	}
 }
 
