@@ -82,7 +82,7 @@ var doors = []door{
 	{name: "listed-sockets", as: "guest-socket", control: asUser},
 	{name: "imds", control: asNetwork, nested: true},
 	{name: "host-loopback", args: "-addr {tcp}", control: asUser, nested: true},
-	{name: "host-loopback", as: "host-loopback-6", args: "-addr {tcp6}", control: asUser, nested: true},
+	{name: "host-loopback", as: "host-loopback-6", args: "-addr {tcp6}", control: asUser, lacking: unix.EADDRNOTAVAIL.Error(), nested: true},
 	{name: "host-address", args: "-addr {address}", control: asUser, nested: true},
 	{name: "dns", args: "-addr 192.0.2.53:53", control: asNetwork, nested: true},
 	{name: "other-interfaces", control: asUser},

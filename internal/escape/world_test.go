@@ -119,7 +119,11 @@ func (w *world) sockets(t *testing.T, name string) {
 	t.Helper()
 	w.vars["socket"] = filepath.Join(w.dir, "socket")
 	w.vars["tcp"] = serve(t, "tcp4", "127.0.0.1:0")
-	w.vars["tcp6"] = serve(t, "tcp6", "[::1]:0")
+	w.vars["tcp6"] = "[::1]:1" // where there is no IPv6, nothing listens
+	if l, err := net.Listen("tcp6", "[::1]:0"); err == nil {
+		l.Close()
+		w.vars["tcp6"] = serve(t, "tcp6", "[::1]:0")
+	}
 	w.vars["address"] = serve(t, "tcp4", hostAddress()+":0")
 	serve(t, "unix", w.vars["socket"])
 	serve(t, "unix", "@"+name)
