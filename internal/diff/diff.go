@@ -47,7 +47,7 @@ type Diff struct {
 	from, to *tree
 	opts     Options
 	changes  []*change
-	notes    []string
+	buf      []byte // to compare contents with
 }
 
 // change is what became of one path.
@@ -86,6 +86,7 @@ func Compare(ctx context.Context, from, to *os.Root, paths []string, o Options) 
 		return nil, mayfly.Errorf(mayfly.Invalid, "unknown object format %q", o.ObjectFormat).Hint("use sha1 or sha256")
 	}
 	d := &Diff{from: newTree(from, o.Git), to: newTree(to, o.Git), opts: o}
+	defer d.release()
 	all, err := d.expand(ctx, paths)
 	if err != nil {
 		return nil, err
@@ -113,6 +114,11 @@ func Compare(ctx context.Context, from, to *os.Root, paths []string, o Options) 
 		}
 	}
 	return d, nil
+}
+
+func (d *Diff) release() {
+	d.from.close()
+	d.to.close()
 }
 
 // expand turns candidates into a sorted list of paths to look at.
@@ -258,15 +264,19 @@ func (d *Diff) equal(c *change) (bool, error) {
 		return false, err
 	}
 	defer b.Close()
-	return equalReaders(a, b)
+	if d.buf == nil {
+		const size = 64 << 10
+		d.buf = make([]byte, 2*size)
+	}
+	return equalReaders(a, b, d.buf)
 }
 
-func equalReaders(a, b io.Reader) (bool, error) {
-	const size = 64 << 10
-	var x, y [size]byte
+// equalReaders compares two contents; each gets one half of buf.
+func equalReaders(a, b io.Reader, buf []byte) (bool, error) {
+	x, y := buf[:len(buf)/2], buf[len(buf)/2:]
 	for {
-		n, errA := io.ReadFull(a, x[:])
-		m, errB := io.ReadFull(b, y[:])
+		n, errA := io.ReadFull(a, x)
+		m, errB := io.ReadFull(b, y)
 		if !bytes.Equal(x[:n], y[:m]) {
 			return false, nil
 		}
@@ -354,4 +364,5 @@ func missing(err error) bool {
 	return errors.Is(err, fs.ErrNotExist) || isNotDirectory(err)
 }
 
+// base is the last part of a path.
 func base(p string) string { return path.Base(p) }

@@ -47,6 +47,7 @@ func Hash(ctx context.Context, root *os.Root, p string, o HashOptions) (string, 
 	h := &hasher{sum: sha256.New(), buf: make([]byte, 128<<10)}
 	if !top.IsDir() {
 		h.tree = newTree(root, true)
+		defer h.tree.close()
 		n, err := h.tree.lookup(p)
 		if err != nil {
 			return "", err
@@ -65,6 +66,7 @@ func Hash(ctx context.Context, root *os.Root, p string, o HashOptions) (string, 
 	}
 	defer sub.Close()
 	h.tree = newTree(sub, !o.SkipGit)
+	defer h.tree.close()
 	err = h.tree.walk(".", func(p string, n *node) error {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -93,11 +95,14 @@ func (h *hasher) add(name, p string, n *node) error {
 			return err
 		}
 	case typeLink:
-		to, err := h.tree.root.Readlink(p)
+		l, err := h.tree.lookup(p)
 		if err != nil {
+			return err
+		}
+		if !l.isLink() {
 			return changedError(p)
 		}
-		content = sha256.Sum256([]byte(to))
+		content = sha256.Sum256([]byte(l.target))
 	case typeChar, typeBlock:
 		content = sha256.Sum256(strconv.AppendUint(nil, n.device, 10))
 	}

@@ -17,6 +17,7 @@ const contextLines = 3
 // since it was compared gives an error of kind mayfly.Conflict or a patch that
 // is true of the changed files.
 func (d *Diff) WritePatch(w io.Writer) error {
+	defer d.release()
 	p := &patch{d: d, w: bufio.NewWriterSize(w, 64<<10)}
 	for _, c := range d.changes {
 		if err := p.change(c); err != nil {

@@ -98,6 +98,34 @@ type tree struct {
 	root *os.Root
 	git  bool            // .git directories are part of it
 	dirs map[string]bool // paths known to be real directories, or known not to
+	sub  *os.Root        // the directory that was used last, as its neighbours follow
+	name string          // of sub
+}
+
+// at returns the directory that holds p, and p's last part.
+func (t *tree) at(p string) (*os.Root, string, error) {
+	dir, last := path.Split(p)
+	if dir == "" {
+		return t.root, last, nil
+	}
+	if t.sub != nil && t.name == dir {
+		return t.sub, last, nil
+	}
+	sub, err := t.root.OpenRoot(dir)
+	if err != nil {
+		return nil, "", err
+	}
+	t.close()
+	t.sub, t.name = sub, dir
+	return sub, last, nil
+}
+
+// close releases the directory that was used last.
+func (t *tree) close() {
+	if t.sub != nil {
+		t.sub.Close()
+		t.sub = nil
+	}
 }
 
 func newTree(root *os.Root, git bool) *tree {
@@ -157,7 +185,14 @@ func (t *tree) lookup(p string) (*node, error) {
 	if ok, err := t.isDirectory(path.Dir(p)); !ok || err != nil {
 		return nil, err
 	}
-	st, err := t.root.Lstat(p)
+	dir, last, err := t.at(p)
+	if missing(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("look at %s: %w", Quote(p), err)
+	}
+	st, err := dir.Lstat(last)
 	if missing(err) {
 		return nil, nil
 	}
@@ -166,7 +201,7 @@ func (t *tree) lookup(p string) (*node, error) {
 	}
 	n := newNode(st)
 	if n.isLink() {
-		if n.target, err = t.root.Readlink(p); err != nil {
+		if n.target, err = dir.Readlink(last); err != nil {
 			return nil, changedError(p)
 		}
 		n.size = int64(len(n.target))
@@ -176,7 +211,11 @@ func (t *tree) lookup(p string) (*node, error) {
 
 // open opens the regular file at p.
 func (t *tree) open(p string) (*os.File, error) {
-	f, err := t.root.OpenFile(p, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
+	dir, last, err := t.at(p)
+	var f *os.File
+	if err == nil {
+		f, err = dir.OpenFile(last, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
+	}
 	if missing(err) || errors.Is(err, syscall.ELOOP) || errors.Is(err, syscall.ENXIO) {
 		return nil, changedError(p)
 	}
