@@ -253,7 +253,7 @@ func (t *Tree) thawToDie(env string) error {
 // Remove removes the groups of an environment, whose processes have ended or
 // are about to. Removing missing ones is not an error.
 func (t *Tree) Remove(ctx context.Context, env string) error {
-	if !namePattern.MatchString(env) {
+	if !validName(env) {
 		return fmt.Errorf("remove control group: bad name %q", env)
 	}
 	for _, dir := range t.dirs(env) {

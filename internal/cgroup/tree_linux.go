@@ -11,7 +11,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -45,12 +44,16 @@ type Tree struct {
 // controllers are those that limits need.
 var controllers = []string{"memory", "cpu", "pids"}
 
-var namePattern = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,63}$`)
+// validName reports whether s can name a group: 1 to 64 lower-case letters,
+// digits and dashes, the first no dash.
+func validName(s string) bool {
+	return len(s) > 0 && len(s) <= 64 && s[0] != '-' && strings.Trim(s, "0123456789abcdefghijklmnopqrstuvwxyz-") == ""
+}
 
 // Open finds the hierarchies. The error is errors.ErrUnsupported when a
 // controller that limits need is in none of them.
 func Open(o Options) (*Tree, error) {
-	if !namePattern.MatchString(o.Installation) {
+	if !validName(o.Installation) {
 		return nil, fmt.Errorf("bad installation name %q", o.Installation)
 	}
 	if o.Mountinfo == "" {
@@ -155,7 +158,7 @@ func (t *Tree) group(controller, env string) string {
 // Create makes the groups of an environment and sets its limits. It may be
 // repeated.
 func (t *Tree) Create(env string, l mayfly.Limits) error {
-	if !namePattern.MatchString(env) {
+	if !validName(env) {
 		return fmt.Errorf("create control group: bad name %q", env)
 	}
 	for _, dir := range t.dirs(env) {

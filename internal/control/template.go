@@ -3,16 +3,15 @@ package control
 import (
 	"context"
 	"io"
-	"regexp"
+	"strings"
 
 	"mayfly.dev/mayfly"
 	"mayfly.dev/mayfly/internal/store"
 )
 
-var digestPattern = regexp.MustCompile(`^sha256:[0-9a-f]{64}$`)
-
 func checkDigest(digest string) error {
-	if !digestPattern.MatchString(digest) {
+	hex, ok := strings.CutPrefix(digest, "sha256:")
+	if !ok || len(hex) != 64 || strings.Trim(hex, "0123456789abcdef") != "" {
 		return mayfly.Errorf(mayfly.Invalid, "bad digest %q", digest).Hint("a digest is sha256: and 64 hexadecimal digits")
 	}
 	return nil

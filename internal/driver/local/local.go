@@ -85,26 +85,22 @@ func (d *Driver) Recover(ctx context.Context) error {
 // of environments that have ended, which it does a little later.
 const closePatience = 5 * time.Second
 
-// Close implements driver.Driver. A pool that live environments use stays
-// mounted for the next server.
+// Close implements driver.Driver. A pool that environments use stays mounted
+// for the next server.
 func (d *Driver) Close() error {
 	handles, err := d.List(context.Background())
 	if err != nil {
 		return err
 	}
-	deadline := time.Now().Add(closePatience)
-	for {
+	if len(handles) > 0 {
+		d.log.Info("the pool stays mounted: environments use it", "environments", len(handles))
+		return nil
+	}
+	for deadline := time.Now().Add(closePatience); ; time.Sleep(5 * time.Millisecond) {
 		err := d.pool.Close()
-		switch {
-		case mayfly.KindOf(err) != mayfly.Conflict:
-			return err
-		case len(handles) > 0:
-			d.log.Info("the pool stays mounted: environments use it", "environments", len(handles))
-			return nil
-		case time.Now().After(deadline):
+		if mayfly.KindOf(err) != mayfly.Conflict || time.Now().After(deadline) {
 			return err
 		}
-		time.Sleep(5 * time.Millisecond)
 	}
 }
 

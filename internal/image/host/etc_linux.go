@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"syscall"
 
 	"mayfly.dev/mayfly/internal/image/rootfs"
@@ -40,7 +41,9 @@ var hidden = strings.Fields(`
 
 // revealing matches what a configuration file holds that is meant for those
 // who may read it only: keys, tokens, and passwords in addresses.
-var revealing = regexp.MustCompile(`-----BEGIN [A-Z ]*PRIVATE KEY|://[^\s/@:"'<>$]+:[^\s/@"'<>$]+@|(?i:_auth(token)?|_password|access[_-]?tokens?|secret[_-]?(access[_-]?)?key|client[_-]?secret|api[_-]?key)["']?[ \t]*[=:][ \t]*\S`)
+var revealing = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`-----BEGIN [A-Z ]*PRIVATE KEY|://[^\s/@:"'<>$]+:[^\s/@"'<>$]+@|(?i:_auth(token)?|_password|access[_-]?tokens?|secret[_-]?(access[_-]?)?key|client[_-]?secret|api[_-]?key)["']?[ \t]*[=:][ \t]*\S`)
+})
 
 // telling are words in lower case, one of which is in all that revealing
 // matches: looking for them first is several times as fast.
@@ -53,7 +56,7 @@ func reveals(content []byte) bool {
 	lower := bytes.ToLower(content)
 	for _, word := range telling {
 		if bytes.Contains(lower, word) {
-			return revealing.Match(content)
+			return revealing().Match(content)
 		}
 	}
 	return false
