@@ -106,6 +106,7 @@ func start(t *testing.T) *installation {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
+		in.deleteAll()
 		server.Process.Signal(syscall.SIGTERM)
 		if err := server.Wait(); err != nil {
 			t.Errorf("server: %v", err)
@@ -117,10 +118,27 @@ func start(t *testing.T) *installation {
 	return in
 }
 
+// deleteAll deletes what a test that failed has left.
+func (in *installation) deleteAll() {
+	var list []mayfly.Environment
+	out, err := in.mayfly("/", "env", "list", "--json")
+	if err == nil {
+		err = json.Unmarshal([]byte(out), &list)
+	}
+	for _, e := range list {
+		_, deleteErr := in.mayfly("/", "env", "delete", e.ID)
+		err = errors.Join(err, deleteErr)
+	}
+	if err != nil {
+		in.t.Errorf("clean up: %v", err)
+	}
+}
+
 // mayfly runs the command line in dir.
 func (in *installation) mayfly(dir string, args ...string) (string, error) {
 	in.t.Helper()
-	ctx, cancel := context.WithTimeout(in.t.Context(), 5*time.Minute)
+	// Also when the test is at its end.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(in.t.Context()), 2*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, filepath.Join(binaries, "mayfly"), append([]string{"--state", in.state}, args...)...)
 	cmd.Dir = dir
@@ -225,8 +243,12 @@ const requests = "/home/agent/requests.jsonl"
 // command starts the agent beside its model, with its configuration in its
 // home.
 func (a Agent) command() []string {
+	var script strings.Builder
+	for path := range a.Config {
+		fmt.Fprintf(&script, "mkdir -p \"$HOME/%s\" && cat 'config/%s' > \"$HOME/%s\" && ", filepath.Dir(path), path, path)
+	}
 	return append([]string{
-		"sh", "-c", `if [ -d config ]; then cp -r config/. "$HOME"; fi; exec "$@"`, "sh",
+		"sh", "-c", script.String() + `exec "$@"`, "sh",
 		"./serve", "-script", "script.json", "-listen", Address, "-requests", requests, "--",
 	}, a.Command...)
 }
@@ -241,7 +263,7 @@ func TestAgentsMakeTheTestPass(t *testing.T) {
 }
 
 func (in *installation) try(t *testing.T, a Agent, isolation mayfly.Isolation) {
-	in = &installation{t, in.state}
+	in = &installation{t, in.state} // of this subtest
 	dir := repository(t, a)
 	name := a.Name + "-" + string(isolation)
 	args := []string{"run", "--name", name, "--isolation", string(isolation)}
