@@ -51,6 +51,7 @@ func TestEngineScripts(t *testing.T) {
 			"await":      awaitFile,
 			"repository": makeRepository,
 			"killserver": killServer,
+			"image":      makeImage,
 		},
 		RequireExplicitExec: true,
 	})
