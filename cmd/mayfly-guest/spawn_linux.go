@@ -161,7 +161,7 @@ func (w *warden) spawn(r *run, q wire.Request, s *streams) error {
 	// Children inherit the score; the guest takes it back. Lowering it to
 	// what it was needs no capability.
 	unix.Pwrite(w.oom, []byte(eager), 0)
-	defer unix.Pwrite(w.oom, []byte("0"), 0)
+	defer unix.Pwrite(w.oom, w.calm, 0)
 	for _, path := range candidates {
 		pid, e := syscall.ForkExec(path, q.Argv, attr)
 		if e == unix.ENOEXEC {

@@ -20,6 +20,7 @@ type warden struct {
 	dir      int      // of logs and exit records
 	kills    int      // counts processes killed for memory
 	oom      int      // own oom_score_adj
+	calm     []byte   // what it was at the start
 	forks    chan func()
 
 	mu    sync.Mutex // guards what follows, and forking against reaping
@@ -35,6 +36,10 @@ func newWarden(c boot.Config, fds []int, oom int) *warden {
 		forks: make(chan func()),
 		runs:  map[string]*run{},
 		pids:  map[int]*run{},
+	}
+	w.calm = []byte("0")
+	if b, err := os.ReadFile("/proc/self/oom_score_adj"); err == nil {
+		w.calm = b
 	}
 	w.alive = sync.NewCond(&w.mu)
 	return w

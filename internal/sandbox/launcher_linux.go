@@ -68,6 +68,12 @@ func (n *Native) startLauncher() (*launcher, error) {
 		unix.Close(fds[0])
 		return nil, err
 	}
+	// A launcher that hangs is replaced like one that is gone.
+	patience := unix.NsecToTimeval(startTimeout.Nanoseconds())
+	if err := unix.SetsockoptTimeval(fds[0], unix.SOL_SOCKET, unix.SO_RCVTIMEO, &patience); err != nil {
+		(&launcher{pid: pid, conn: fds[0]}).close()
+		return nil, err
+	}
 	return &launcher{pid: pid, conn: fds[0]}, nil
 }
 
@@ -109,6 +115,7 @@ func (l *launcher) launch(m boot.Launch, fds []int) (*process, error) {
 // close ends the launcher; guests live on.
 func (l *launcher) close() {
 	unix.Close(l.conn)
+	unix.Kill(l.pid, unix.SIGKILL)
 	for {
 		_, err := unix.Wait4(l.pid, nil, 0, nil)
 		if err != unix.EINTR {

@@ -18,15 +18,15 @@ import (
 // Spec says how to start a sandbox. It follows from saved state alone.
 type Spec struct {
 	Environment string   // id
-	Host        string   // directory on the host for the guest's socket, logs and exit records
+	Host        string   // directory on the host for the guest's socket, logs and exit records; exists, and only root can enter it
 	Lower       []string // read-only layers, topmost first, absolute
-	Upper       string
-	Work        string
-	DB          string // mounted at /var/lib/mayfly-db, not on the overlay; may be empty
+	Upper       string   // exists
+	Work        string   // beside Upper; Start makes it anew
+	DB          string   // mounted at /var/lib/mayfly-db, not on the overlay; may be empty
 	Binds       []Bind
 	Env         []string // of every process, "K=V"
 	Limits      mayfly.Limits
-	UIDBase     uint32 // first of the 65536 host ids that the environment's ids map to
+	UIDBase     uint32 // first of the 65536 host ids that the environment's ids map to; no two live environments share any
 	Nested      bool   // allow user namespaces inside
 }
 
