@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -65,8 +66,14 @@ func (g *GVisor) Start(ctx context.Context, s Spec) error {
 	if err != nil {
 		return fmt.Errorf("start sandbox: %w", err)
 	}
-	if frozen || populated && g.greets(ctx, s) {
+	if frozen {
 		return nil
+	}
+	if populated {
+		alive, err := answers(ctx, s, g.Dial)
+		if alive || err != nil {
+			return err
+		}
 	}
 	if exists {
 		if err := g.Stop(ctx, s.Environment); err != nil {
@@ -103,9 +110,12 @@ func (g *GVisor) start(ctx context.Context, s Spec) error {
 	}
 	defer m.close()
 	if err := g.run(ctx, s, dir, m, socket); err != nil {
-		return fmt.Errorf("runsc: %w%s", err, lastWords(s.Host))
+		return g.explain(err, lastWords(s.Host))
 	}
-	for !g.greets(ctx, s) {
+	for {
+		if alive, err := answers(ctx, s, g.Dial); alive || err != nil {
+			return err
+		}
 		if _, populated, _, err := g.cgroups.Look(s.Environment); err != nil || !populated {
 			return errors.Join(fmt.Errorf("the guest ended before it was ready%s", lastWords(s.Host)), err)
 		}
@@ -115,7 +125,15 @@ func (g *GVisor) start(ctx context.Context, s Spec) error {
 		case <-time.After(2 * time.Millisecond):
 		}
 	}
-	return nil
+}
+
+// explain turns what runsc says into an error. Newer releases want programs
+// beside them, which go install does not build.
+func (g *GVisor) explain(err error, words string) error {
+	if strings.Contains(words, "sidecar binary") {
+		return noRunsc("%s lacks the programs that belong beside it: %w%s", g.runsc, errors.ErrUnsupported, words)
+	}
+	return fmt.Errorf("runsc: %w%s", err, words)
 }
 
 // prepare makes the directory that the sandbox is described in, anew.
@@ -144,21 +162,6 @@ func (g *GVisor) prepare(s Spec) (string, error) {
 		return "", fmt.Errorf("prepare sandbox: %w", err)
 	}
 	return dir, nil
-}
-
-// greets reports whether a guest is there and speaks.
-func (g *GVisor) greets(ctx context.Context, s Spec) bool {
-	ctx, cancel := context.WithTimeout(ctx, time.Second)
-	defer cancel()
-	conn, err := g.Dial(ctx, s)
-	if err != nil {
-		return false
-	}
-	defer conn.Close()
-	deadline, _ := ctx.Deadline()
-	conn.SetDeadline(deadline)
-	_, err = conn.Read(make([]byte, 1))
-	return err == nil
 }
 
 // Dial connects to the guest's socket, which is made from within: whatever

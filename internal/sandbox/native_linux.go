@@ -171,7 +171,7 @@ func (n *Native) Start(ctx context.Context, s Spec) error {
 		return nil
 	}
 	if populated {
-		alive, err := n.answers(ctx, s)
+		alive, err := answers(ctx, s, n.Dial)
 		if alive || err != nil {
 			return err
 		}
@@ -219,8 +219,8 @@ func (s Spec) check() error {
 
 // answers reports whether a guest is there and speaks. One that is there and
 // is slow, on a machine that is, must not be taken for dead: that is an error.
-func (n *Native) answers(ctx context.Context, s Spec) (bool, error) {
-	conn, err := n.Dial(ctx, s)
+func answers(ctx context.Context, s Spec, dial func(context.Context, Spec) (net.Conn, error)) (bool, error) {
+	conn, err := dial(ctx, s)
 	if errors.Is(err, unix.ECONNREFUSED) || errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}

@@ -88,3 +88,14 @@ func TestMissingRunscSaysHowToInstallIt(t *testing.T) {
 		})
 	}
 }
+
+func TestRunscWithoutItsSentrySaysSo(t *testing.T) {
+	g := &GVisor{runsc: "/usr/local/bin/runsc"}
+	err := g.explain(errors.New("exit status 128"), ` ("sidecar binary \"gvisor_sentry\" not found")`)
+	if !errors.Is(err, errors.ErrUnsupported) || !strings.Contains(err.Error(), "gvisor_sentry") {
+		t.Errorf("got = %v, want unsupported, naming what is missing", err)
+	}
+	if err := g.explain(errors.New("exit status 128"), " (\"no space left\")"); errors.Is(err, errors.ErrUnsupported) {
+		t.Errorf("got = %v, want another error", err)
+	}
+}
