@@ -24,7 +24,7 @@ case $(readlink -f "$goroot") in
 	;;
 esac
 
-work=$(mktemp -d /tmp/mayfly-demo.XXXXXX)
+work=$(mktemp -d "${TMPDIR:-/tmp}/mayfly-demo.XXXXXX")
 export MAYFLY_STATE=$work/state
 
 # finish deletes what is there, ends the server that was started on demand, and

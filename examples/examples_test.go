@@ -75,6 +75,39 @@ func TestFixerRepairsTheExampleAlikeForOneSeed(t *testing.T) {
 	}
 }
 
+func TestDemonstrationEndsWithTwoEqualTrees(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("environments need root")
+	}
+	bin := t.TempDir()
+	if out, err := goTool(t, ".", "build", "-o", bin+"/", "mayfly.dev/mayfly/cmd/mayfly", "mayfly.dev/mayfly/cmd/mayfly-guest"); err != nil {
+		t.Fatalf("build: %v\n%s", err, out)
+	}
+	dir := t.TempDir()
+	cmd := exec.Command("./demo.sh", bin)
+	cmd.Env = append(os.Environ(), "TMPDIR="+dir)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("demo: %v\n%s", err, out)
+	}
+	for _, want := range []string{
+		"+\t\tif n := len(merged); n > 0 && s.Start <= merged[n-1].End {",
+		"all 12 tests pass", "\nok  \texample.com/freebusy", "\nidentical, byte for byte\n",
+		"\nkeep ", "\nroll back ", "\nfork ",
+	} {
+		if !strings.Contains(string(out), want) {
+			t.Errorf("the demonstration lacks %q:\n%s", want, out)
+		}
+	}
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if left, _ := filepath.Glob(filepath.Join(dir, "*")); len(left) > 0 || strings.Contains(string(mounts), dir) {
+		t.Errorf("the demonstration left something behind: %v", left)
+	}
+}
+
 func TestManifestOfTheExampleIsValid(t *testing.T) {
 	m, err := manifest.Load("freebusy")
 	if err != nil {
