@@ -16,7 +16,11 @@ import (
 func runOutcome(r mayfly.Run) string {
 	switch r.Phase {
 	case mayfly.RunExited:
-		return fmt.Sprintf("exited with status %d", r.ExitCode)
+		outcome := fmt.Sprintf("exited with status %d", r.ExitCode)
+		if r.Reason != "" {
+			outcome += " (" + r.Reason + ")"
+		}
+		return outcome
 	case mayfly.RunTimedOut:
 		return "reached its timeout"
 	case mayfly.RunKilled:
@@ -76,7 +80,7 @@ func countChanges(r io.Reader) (changed, error) {
 func (a *app) summarize(ctx context.Context, r mayfly.Run) {
 	person := onTerminal(os.Stderr)
 	if r.Remove {
-		if person {
+		if person || r.Reason != "" {
 			fmt.Fprintf(os.Stderr, "mayfly: %s after %s; environment deleted\n", terminal.Safe(runOutcome(r)), duration(r))
 		}
 		return
