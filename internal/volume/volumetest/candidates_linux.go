@@ -55,10 +55,15 @@ func randomHistory(t *testing.T, p volume.Pool, seed uint64) {
 	}
 	unmount()
 	states = append(states, tree.Upper)
+	seen := map[string]Manifest{}
+	for _, s := range states {
+		seen[s] = stateOf(t, s, lower)
+	}
 	for _, from := range states {
 		for _, to := range states {
 			for _, prefix := range []string{"", "a", "a/b/../b"} {
-				checkCandidates(t, from, to, lower, lower, prefix)
+				got := candidates(t, from, to, lower, lower, prefix)
+				compareCandidates(t, got, seen[from], seen[to], prefix, from+" to "+to)
 			}
 		}
 	}
@@ -118,9 +123,15 @@ func randomChange(t *testing.T, r *rand.Rand, root string) {
 
 var linkField = regexp.MustCompile(` link="(\\.|[^"])*"`)
 
-// checkCandidates checks that everything that differs is a candidate, and
-// that candidates exist in one of the states.
+// checkCandidates compares the candidates with what differs.
 func checkCandidates(t *testing.T, from, to string, fromLower, toLower []string, prefix string) []string {
+	t.Helper()
+	got := candidates(t, from, to, fromLower, toLower, prefix)
+	compareCandidates(t, got, stateOf(t, from, fromLower), stateOf(t, to, toLower), prefix, from+" to "+to)
+	return got
+}
+
+func candidates(t *testing.T, from, to string, fromLower, toLower []string, prefix string) []string {
 	t.Helper()
 	got, err := volume.Candidates(t.Context(), from, to, fromLower, toLower, prefix)
 	if err != nil {
@@ -129,23 +140,28 @@ func checkCandidates(t *testing.T, from, to string, fromLower, toLower []string,
 	if !slices.IsSorted(got) {
 		t.Errorf("candidates are not in order: %q", got)
 	}
-	a, b := stateOf(t, from, fromLower), stateOf(t, to, toLower)
+	return got
+}
+
+// compareCandidates checks that everything that differs between a and b is a
+// candidate, and that every candidate is in one of them.
+func compareCandidates(t *testing.T, got []string, a, b Manifest, prefix, what string) {
+	t.Helper()
 	for _, path := range paths(a, b) {
 		rel, inside := below(path, filepath.Clean("/" + prefix)[1:])
 		if !inside || linkField.ReplaceAllString(a[path], "") == linkField.ReplaceAllString(b[path], "") {
 			continue
 		}
 		if _, found := slices.BinarySearch(got, rel); !found {
-			t.Errorf("from %q to %q below %q: no candidate %q\n  which is %s\n  and then %s", from, to, prefix, rel, a[path], b[path])
+			t.Errorf("%s below %q: no candidate %q\n  which is %s\n  and then %s", what, prefix, rel, a[path], b[path])
 		}
 	}
 	for _, rel := range got {
 		path := filepath.Join(prefix, rel)
 		if a[path] == "" && b[path] == "" {
-			t.Errorf("from %q to %q below %q: candidate %q is in neither", from, to, prefix, rel)
+			t.Errorf("%s below %q: candidate %q is in neither", what, prefix, rel)
 		}
 	}
-	return got
 }
 
 func stateOf(t *testing.T, upper string, lower []string) Manifest {
