@@ -296,9 +296,10 @@ func (r *repository) loadConfig(ctx context.Context) error {
 }
 
 // mayNamePrograms reports whether the repository's own configuration could
-// define drivers or move the work tree, so that loadConfig must come before
+// define filters or move the work tree, so that loadConfig must come before
 // anything else. Most cannot, and save the time of a process. Section names
-// admit no escapes, so looking for the words is enough.
+// admit no escapes, so looking for the words is enough. Merge drivers do not
+// count: nothing that reads a work tree merges, and every clone says "merge".
 func (r *repository) mayNamePrograms() bool {
 	const most = 1 << 20
 	for _, name := range []string{filepath.Join(r.commonDir, "config"), filepath.Join(r.gitDir, "config.worktree")} {
@@ -307,7 +308,7 @@ func (r *repository) mayNamePrograms() bool {
 			return true
 		}
 		b = bytes.ToLower(b)
-		for _, word := range []string{"filter", "merge", "include", "worktree"} {
+		for _, word := range []string{"filter", "include", "worktree"} {
 			if bytes.Contains(b, []byte(word)) {
 				return true
 			}

@@ -208,6 +208,31 @@ func TestNoProgramOfTheRepositoryRuns(t *testing.T) {
 	}
 }
 
+func TestOrdinaryCloneIsReadAtOnce(t *testing.T) {
+	dir := newRepo(t, map[string]string{"a": "1"})
+	clone := filepath.Join(realTempDir(t), "clone")
+	git(t, "", "clone", "-q", dir, clone)
+	for _, c := range []struct {
+		key, value string
+		want       bool
+	}{
+		{"user.name", "x", false},
+		{"filter.x.clean", "x", true},
+		{"include.path", "x", true},
+		{"core.worktree", "..", true},
+	} {
+		r, err := find(clone)
+		if err != nil || r.mayNamePrograms() {
+			t.Fatalf("an ordinary clone is held for a dangerous one, %v", err)
+		}
+		git(t, clone, "config", c.key, c.value)
+		wantEqual(t, c.key, r.mayNamePrograms(), c.want)
+		if err := os.WriteFile(filepath.Join(clone, ".git/config"), []byte("[core]\n\tbare = false\n[branch \"main\"]\n\tmerge = refs/heads/main\n"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 func TestGitVariablesDoNotMislead(t *testing.T) {
 	dir := newRepo(t, map[string]string{"a": "1"})
 	want := digest(openDirty(t, dir))
