@@ -409,8 +409,11 @@ func (d *Driver) StartProcess(ctx context.Context, h driver.Handle, s driver.Spe
 func (d *Driver) WaitProcess(ctx context.Context, h driver.Handle, run string) (driver.Exit, error) {
 	for {
 		exit, err := guest.ReadExit(d.pool.Host(h.Environment), run)
-		if err == nil || !errors.Is(err, fs.ErrNotExist) {
-			return driverExit(exit), err
+		if err == nil {
+			return driverExit(exit), nil
+		}
+		if !errors.Is(err, fs.ErrNotExist) { // the machine may have crashed while it was written
+			d.log.Warn("read exit record", "run", run, "error", err)
 		}
 		seen, err := d.Inspect(ctx, h)
 		if err != nil {
