@@ -2,10 +2,13 @@ package local
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path"
 	"strings"
@@ -69,12 +72,16 @@ func (d *Driver) open(ctx context.Context, h driver.Handle, lower []string, snap
 	return s, nil
 }
 
-// below opens a directory of a state; a missing one is empty.
+// below opens a directory of a state.
 func (s *state) below(prefix string) (*os.Root, error) {
-	if prefix == "" {
-		return s.view.Root().OpenRoot(".")
+	root, err := s.view.Root().OpenRoot(cmp.Or(prefix, "."))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, mayfly.Errorf(mayfly.NotFound, "there is no directory /%s in one of the states", prefix)
 	}
-	return s.view.Root().OpenRoot(prefix)
+	if err != nil {
+		return nil, fmt.Errorf("open /%s: %w", prefix, err)
+	}
+	return root, nil
 }
 
 // relative makes a path inside an environment relative to its root.
@@ -118,12 +125,19 @@ func (d *Driver) Diff(ctx context.Context, h driver.Handle, s driver.Spec, r may
 		from.close()
 		return nil, err
 	}
-	reader, writer := io.Pipe()
+	done := func() { to.close(); from.close() }
 	ctx, cancel := context.WithCancel(ctx)
+	result, err := compare(ctx, from, to, lower, prefix, diff.Options{ObjectFormat: objectFormat(t.Lock.Workspace.Commit)})
+	if err != nil {
+		cancel()
+		done()
+		return nil, err
+	}
+	reader, writer := io.Pipe()
 	go func() {
-		defer to.close()
-		defer from.close()
-		writer.CloseWithError(compare(ctx, from, to, lower, prefix, write, writer))
+		defer done()
+		defer result.close()
+		writer.CloseWithError(write(result.Diff, writer))
 	}()
 	return &comparison{reader, cancel}, nil
 }
@@ -139,29 +153,48 @@ func (c *comparison) Close() error {
 	return c.PipeReader.Close()
 }
 
-func compare(ctx context.Context, from, to *state, lower []string, prefix string, write func(*diff.Diff, io.Writer) error, w io.Writer) error {
+// objectFormat is the kind of object ids in the repository of a commit.
+func objectFormat(commit string) string {
+	if len(commit) == 64 {
+		return "sha256"
+	}
+	return "sha1"
+}
+
+// difference is a diff that reads from two open directories.
+type difference struct {
+	*diff.Diff
+	from, to *os.Root
+}
+
+func (d *difference) close() {
+	d.from.Close()
+	d.to.Close()
+}
+
+func compare(ctx context.Context, from, to *state, lower []string, prefix string, o diff.Options) (*difference, error) {
 	paths, err := volume.Candidates(ctx, from.upper, to.upper, lower, lower, prefix)
 	if err != nil {
-		return fmt.Errorf("find what changed: %w", err)
+		return nil, fmt.Errorf("find what changed: %w", err)
 	}
-	a, err := from.below(prefix)
-	if err != nil {
-		return fmt.Errorf("open %s: %w", prefix, err)
-	}
-	defer a.Close()
-	b, err := to.below(prefix)
-	if err != nil {
-		return fmt.Errorf("open %s: %w", prefix, err)
-	}
-	defer b.Close()
 	if paths == nil {
 		paths = []string{} // nil would mean all of them
 	}
-	result, err := diff.Compare(ctx, a, b, paths, diff.Options{})
+	a, err := from.below(prefix)
 	if err != nil {
-		return fmt.Errorf("compare: %w", err)
+		return nil, fmt.Errorf("open %s: %w", prefix, err)
 	}
-	return write(result, w)
+	b, err := to.below(prefix)
+	if err != nil {
+		a.Close()
+		return nil, fmt.Errorf("open %s: %w", prefix, err)
+	}
+	d := &difference{from: a, to: b}
+	if d.Diff, err = diff.Compare(ctx, a, b, paths, o); err != nil {
+		d.close()
+		return nil, fmt.Errorf("compare: %w", err)
+	}
+	return d, nil
 }
 
 func writeJSON(d *diff.Diff, w io.Writer) error {
