@@ -42,7 +42,6 @@ const (
 	quotaTree  = 8
 	firstInode = 256 // of every subvolume: its root directory
 
-	keyInode   = 1
 	keyRoot    = 132
 	keyRootRef = 156
 	keyQgroup  = 242 // QGROUP_INFO
@@ -246,16 +245,13 @@ func subvolumeID(fd int) (uint64, error) {
 // offset and transaction are unlimited when 0, until fn returns false. Tree 0
 // is the subvolume of fd.
 func search(fd int, key searchKey, fn func(item) bool) error {
-	return new(searchArgs).search(fd, key, fn)
-}
-
-func (a *searchArgs) search(fd int, key searchKey, fn func(item) bool) error {
 	if key.maxOffset == 0 {
 		key.maxOffset = math.MaxUint64
 	}
 	if key.maxTransid == 0 {
 		key.maxTransid = math.MaxUint64
 	}
+	a := new(searchArgs)
 	for {
 		a.key = key
 		a.key.nItems = math.MaxUint32
@@ -323,21 +319,6 @@ func sysfsDir(fd int) (string, error) {
 	}
 	id := a.fsid
 	return fmt.Sprintf("/sys/fs/btrfs/%x-%x-%x-%x-%x", id[:4], id[4:6], id[6:8], id[8:10], id[10:]), nil
-}
-
-// inode returns what btrfs keeps of an inode: besides the fields of stat its
-// creation, its last transaction and its change counter.
-func (a *searchArgs) inode(dirfd int, ino uint64) (content [160]byte, err error) {
-	found := 0
-	err = a.search(dirfd, searchKey{minObject: ino, maxObject: ino, minType: keyInode, maxType: keyInode},
-		func(it item) bool {
-			found = copy(content[:], it.data)
-			return false
-		})
-	if err == nil && found != len(content) {
-		err = unix.ENOENT
-	}
-	return content, err
 }
 
 // trimFileSystem discards the free space of a mounted file system.

@@ -100,7 +100,10 @@ func full(dir string, free, reserve uint64) error {
 func (s *btrfsStore) create(path string) error { return createSubvolume(path) }
 
 func (s *btrfsStore) clone(_ context.Context, src, dst string, snapshot bool, _ ...string) error {
-	return snapshotSubvolume(src, dst, snapshot, 0)
+	if !snapshot {
+		return snapshotSubvolume(src, dst, false, 0)
+	}
+	return s.snapshot(src, dst, 0)
 }
 
 func (s *limitedStore) clone(_ context.Context, src, dst string, snapshot bool, _ ...string) error {
@@ -111,7 +114,33 @@ func (s *limitedStore) clone(_ context.Context, src, dst string, snapshot bool, 
 	if err != nil {
 		return err
 	}
-	return snapshotSubvolume(src, dst, true, group)
+	return s.snapshot(src, dst, group)
+}
+
+// snapshot returns only when changes get a later time than those before it,
+// which is what comparing states of a volume relies on. Usually they do by
+// then: the clock of a file system ticks every few milliseconds.
+func (s *btrfsStore) snapshot(src, dst string, group uint64) error {
+	before, err := fileTime()
+	if err != nil {
+		return err
+	}
+	if err := snapshotSubvolume(src, dst, true, group); err != nil {
+		return err
+	}
+	for now := before; now == before; time.Sleep(100 * time.Microsecond) {
+		if now, err = fileTime(); err != nil || now != before {
+			break
+		}
+	}
+	return err
+}
+
+// fileTime is the time that a file would get if it were changed now.
+func fileTime() (unix.Timespec, error) {
+	var ts unix.Timespec
+	err := unix.ClockGettime(unix.CLOCK_REALTIME_COARSE, &ts)
+	return ts, err
 }
 
 // seal takes a read-only snapshot, which is the only way to put a tree on

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -74,26 +75,53 @@ func withoutShared(a, b []string) (ownA, ownB []string) {
 	return a, b
 }
 
-// comparison collects candidates. At each place it has open directories of the
-// layer that it reads, of that layer's peer and of both merged views, any of
-// the last three -1 when there is no such directory.
+// comparison collects candidates.
 type comparison struct {
 	ctx   context.Context
 	found map[string]struct{}
-	same  bool // layer and peer are states of one volume on btrfs
-	items searchArgs
+	// history: the layers are states of one volume on btrfs, where every inode
+	// of a snapshot keeps its number and its time of change.
+	history bool
 }
 
-// place is one directory in all that are compared.
+// place is one directory in all that is compared: in up to two layers that are
+// read, of which the second is that of the other state, and in the merged view
+// of either state.
 type place struct {
-	layer, peer int
-	view        [2]int
+	layer [2]int // descriptors; -1 where there is no such directory
+	marks [2]marks
+	side  [2]int // the state that the layer belongs to: the index of its view
+	top   bool   // the layers are the topmost of their states
+	view  [2]*viewDir
+}
+
+// viewDir is a directory of a merged view that is opened when it is needed.
+type viewDir struct {
+	parent *viewDir
+	name   string
+	opened bool
+	fd     int // -1 when there is no such directory
+}
+
+func (v *viewDir) open() (int, error) {
+	if v.opened {
+		return v.fd, nil
+	}
+	parent, err := v.parent.open()
+	if err == nil {
+		v.fd, err = openDir(parent, v.name)
+	}
+	if err != nil && !isMissing(err) {
+		return -1, err
+	}
+	v.opened = true
+	return v.fd, nil
 }
 
 func (c *comparison) run(stacks, own [2][]string, prefix []string) error {
-	var at place
+	var views [2]*viewDir
 	for i, s := range stacks {
-		at.view[i] = -1
+		views[i] = &viewDir{opened: true, fd: -1}
 		if len(s) == 0 {
 			continue
 		}
@@ -107,15 +135,16 @@ func (c *comparison) run(stacks, own [2][]string, prefix []string) error {
 			return err
 		}
 		defer dir.Close()
-		at.view[i] = int(dir.Fd())
+		views[i].fd = int(dir.Fd())
 	}
-	for i := range own {
-		for _, layer := range own[i] {
-			peer := ""
-			if len(own[0]) == 1 && len(own[1]) == 1 {
-				peer = own[1-i][0]
-			}
-			if err := c.layer(at, layer, peer, prefix); err != nil {
+	if len(own[0]) == 1 && len(own[1]) == 1 {
+		at := place{side: [2]int{0, 1}, top: true, view: views}
+		return c.layers(at, [2]string{own[0][0], own[1][0]}, prefix)
+	}
+	for side := range own {
+		for i, layer := range own[side] {
+			at := place{side: [2]int{side, 1 - side}, top: i == 0, view: views}
+			if err := c.layers(at, [2]string{layer, ""}, prefix); err != nil {
 				return err
 			}
 		}
@@ -123,45 +152,31 @@ func (c *comparison) run(stacks, own [2][]string, prefix []string) error {
 	return nil
 }
 
-// layer reads one layer that is not shared. With a peer, the one layer in
-// which the other state differs, what is the same in both says nothing.
-func (c *comparison) layer(at place, layer, peer string, prefix []string) error {
-	return withDir(layer, func(fd int) error {
-		at.layer, at.peer = fd, -1
-		if peer == "" {
-			return c.descend(at, prefix)
+// layers reads a layer that is not shared, or the two in which alone the
+// states differ: what is the same in both says nothing.
+func (c *comparison) layers(at place, dirs [2]string, prefix []string) (err error) {
+	defer func() { closeAll(at.layer[:]) }()
+	for i, dir := range dirs {
+		at.layer[i] = -1
+		if dir == "" {
+			continue
 		}
-		return withDir(peer, func(fd int) (err error) {
-			at.peer = fd
-			if c.same, err = sameVolume(layer, peer, at); err != nil {
-				return err
-			}
-			return c.descend(at, prefix)
-		})
-	})
-}
-
-// sameVolume reports whether unchanged inodes can be told by btrfs, which
-// presupposes that the two have one history: each snapshot ends a transaction
-// of the file system, so an inode with the same last transaction is the same.
-func sameVolume(layer, peer string, at place) (bool, error) {
-	var st unix.Statfs_t
-	if err := unix.Fstatfs(at.layer, &st); err != nil {
-		return false, err
+		at.layer[i], err = unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return &fs.PathError{Op: "open", Path: dir, Err: err}
+		}
+		if at.marks[i], err = readMarks(at.layer[i]); err != nil {
+			return err
+		}
 	}
-	if v := volumeOf(layer); st.Type != unix.BTRFS_SUPER_MAGIC || v == "" || v != volumeOf(peer) {
-		return false, nil
+	if v := volumeOf(dirs[0]); v != "" && v == volumeOf(dirs[1]) {
+		var st unix.Statfs_t
+		if err := unix.Fstatfs(at.layer[0], &st); err != nil {
+			return err
+		}
+		c.history = st.Type == unix.BTRFS_SUPER_MAGIC
 	}
-	mine, err := readMarks(at.layer)
-	if err != nil {
-		return false, err
-	}
-	theirs, err := readMarks(at.peer)
-	if err != nil || mine != theirs {
-		return false, err
-	}
-	// Inodes of the live state may have changed in memory only.
-	return true, unix.Syncfs(at.layer)
+	return c.descend(at, prefix)
 }
 
 // descend goes to the prefix, and reads there.
@@ -169,23 +184,18 @@ func (c *comparison) descend(at place, prefix []string) error {
 	if len(prefix) == 1 && prefix[0] == "" {
 		prefix = nil
 	}
-	var open []int
-	defer func() { closeAll(open) }()
 	for i, name := range prefix {
-		var st unix.Stat_t
-		err := unix.Fstatat(at.layer, name, &st, unix.AT_SYMLINK_NOFOLLOW)
-		if isMissing(err) {
-			return nil
-		} else if err != nil {
+		entries, err := c.lookup(at, name)
+		if err != nil {
 			return err
 		}
-		inner, plain, err := c.enter(at, name, &st)
-		open = append(open, inner.fds()...)
+		inner, plain, err := c.enter(at, name, entries)
+		defer inner.close()
 		if err != nil {
 			return err
 		}
 		if !plain {
-			return c.expandBelow(at.view, prefix[i:])
+			return c.expandBelow(at, prefix[i:], entries)
 		}
 		at = inner
 	}
@@ -193,111 +203,205 @@ func (c *comparison) descend(at place, prefix []string) error {
 	return c.dir(at, "", 0)
 }
 
-// expandBelow adds all that is at the path in the views.
-func (c *comparison) expandBelow(view [2]int, path []string) error {
-	for _, fd := range view {
-		if fd < 0 {
-			continue
-		}
-		parent, open := fd, []int(nil)
-		var err error
+// expandBelow adds all that is at the path in the views, unless no layer has
+// something on the way there.
+func (c *comparison) expandBelow(at place, path []string, entries [2]entry) error {
+	if !entries[0].exists && !entries[1].exists {
+		return nil
+	}
+	for _, v := range at.view {
+		var chain []*viewDir
 		for _, name := range path[:len(path)-1] {
-			if parent, err = openDir(parent, name); err != nil {
-				break
-			}
-			open = append(open, parent)
+			v = &viewDir{parent: v, name: name}
+			chain = append(chain, v)
 		}
+		fd, err := v.open()
 		if err == nil {
-			err = c.expand(parent, path[len(path)-1], ".", 0)
+			err = c.expand(fd, path[len(path)-1], ".", 0)
 		}
-		closeAll(open)
-		if err != nil && !isMissing(err) {
+		for _, v := range chain {
+			v.close()
+		}
+		if err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// dir reads a directory of the layer that is merged with what the layers below
-// it have at the same path.
+// entry is a name in a layer.
+type entry struct {
+	exists   bool
+	kind     fs.FileMode // type bits
+	whiteout bool
+}
+
+// dir reads a directory whose layers are merged with what is below them at the
+// same path.
 func (c *comparison) dir(at place, path string, depth int) error {
 	if depth > maxDepth {
 		return errTooDeep
 	}
-	return readNames(at.layer, func(name string) error {
+	names, err := c.readLayers(at)
+	if err != nil {
+		return err
+	}
+	for name, entries := range names {
 		if err := c.check(); err != nil {
 			return err
 		}
-		var st unix.Stat_t
-		err := unix.Fstatat(at.layer, name, &st, unix.AT_SYMLINK_NOFOLLOW)
-		if isMissing(err) {
-			return nil
-		} else if err != nil {
+		if err := c.name(at, name, path+name, entries, depth); err != nil {
 			return err
 		}
-		inner, plain, err := c.enter(at, name, &st)
-		defer closeAll(inner.fds())
-		if err != nil {
-			return err
+	}
+	return nil
+}
+
+// name compares what one name stands for.
+func (c *comparison) name(at place, name, path string, entries [2]entry, depth int) error {
+	inner, plain, err := c.enter(at, name, entries)
+	defer inner.close()
+	if err != nil {
+		return err
+	}
+	both := entries[0].exists && entries[1].exists
+	unchanged := both && c.unchanged(at, name, entries)
+	if plain {
+		if !unchanged {
+			c.add(path)
 		}
-		unchanged := c.unchanged(at, name, &st)
-		if plain {
-			if !unchanged {
-				c.add(path + name)
+		return c.dir(inner, path+"/", depth+1)
+	}
+	if unchanged && !entries[0].kind.IsDir() {
+		return nil
+	}
+	for i, side := range at.side {
+		e := entries[i]
+		switch {
+		case at.top && e.whiteout:
+			// gone from this state
+		case at.top && e.exists && !e.kind.IsDir() && at.marks[i].opaque != "x":
+			c.add(path)
+		default:
+			fd, err := at.view[side].open()
+			if err != nil {
+				return err
 			}
-			return c.dir(inner, path+name+"/", depth+1)
-		}
-		if unchanged && st.Mode&unix.S_IFMT != unix.S_IFDIR {
-			return nil
-		}
-		for _, fd := range at.view {
-			if err := c.expand(fd, name, path+name, depth); err != nil {
+			if err := c.expand(fd, name, path, depth); err != nil {
 				return err
 			}
 		}
-		return nil
-	})
+	}
+	return nil
 }
 
-// enter opens the directory name everywhere, when the layer's is plain: one
-// that is merged with the directories of its path below it, as the peer's is.
-func (c *comparison) enter(at place, name string, st *unix.Stat_t) (place, bool, error) {
-	inner := place{layer: -1, peer: -1, view: [2]int{-1, -1}}
-	if st.Mode&unix.S_IFMT != unix.S_IFDIR {
-		return inner, false, nil
+// readLayers lists the names in the layers of a place.
+func (c *comparison) readLayers(at place) (map[string][2]entry, error) {
+	names := map[string][2]entry{}
+	for i, fd := range at.layer {
+		if fd < 0 {
+			continue
+		}
+		list, err := readEntries(fd)
+		if err != nil {
+			return nil, err
+		}
+		for _, d := range list {
+			e := entry{exists: true, kind: d.Type()}
+			if e.kind&fs.ModeCharDevice != 0 {
+				var st unix.Stat_t
+				if err := unix.Fstatat(fd, d.Name(), &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+					continue // it has just gone
+				}
+				e.whiteout = isWhiteout(&st)
+			}
+			pair := names[d.Name()]
+			pair[i] = e
+			names[d.Name()] = pair
+		}
 	}
-	var err error
-	if inner.layer, err = openDir(at.layer, name); err != nil {
+	return names, nil
+}
+
+// readEntries lists a directory with the types of its entries.
+func readEntries(fd int) ([]fs.DirEntry, error) {
+	own, err := unix.Openat(fd, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	dir := os.NewFile(uintptr(own), procPath(own)) // by which types that it does not hold are found
+	defer dir.Close()
+	return dir.ReadDir(-1)
+}
+
+// lookup finds one name in the layers of a place.
+func (c *comparison) lookup(at place, name string) (entries [2]entry, err error) {
+	for i, fd := range at.layer {
+		if fd < 0 {
+			continue
+		}
+		var st unix.Stat_t
+		err := unix.Fstatat(fd, name, &st, unix.AT_SYMLINK_NOFOLLOW)
+		if isMissing(err) {
+			continue
+		} else if err != nil {
+			return entries, err
+		}
+		entries[i] = entry{exists: true, whiteout: isWhiteout(&st)}
+		if st.Mode&unix.S_IFMT == unix.S_IFDIR {
+			entries[i].kind = fs.ModeDir
+		}
+	}
+	return entries, nil
+}
+
+// enter opens the directory that name is in all layers that have the name, if
+// it is plain: merged in both states with the directories of its own path, or
+// equally with others.
+func (c *comparison) enter(at place, name string, entries [2]entry) (inner place, plain bool, err error) {
+	inner = at
+	inner.layer = [2]int{-1, -1}
+	inner.view = [2]*viewDir{{parent: at.view[0], name: name, fd: -1}, {parent: at.view[1], name: name, fd: -1}}
+	n := 0
+	for i, e := range entries {
+		if !e.exists {
+			continue
+		}
+		if !e.kind.IsDir() {
+			return inner, false, nil
+		}
+		n++
+		inner.layer[i], err = openDir(at.layer[i], name)
 		if isMissing(err) {
 			return inner, false, nil // it has just been replaced
 		}
-		return inner, false, err
-	}
-	if at.peer >= 0 {
-		if inner.peer, err = openDir(at.peer, name); err != nil && !isMissing(err) {
+		if err == nil {
+			inner.marks[i], err = readMarks(inner.layer[i])
+		}
+		if err != nil {
 			return inner, false, err
 		}
+		plain = !inner.marks[i].barrier()
 	}
-	mine, err := readMarks(inner.layer)
-	if err != nil {
-		return inner, false, err
+	if n == 2 {
+		plain = inner.marks[0] == inner.marks[1]
 	}
-	if inner.peer < 0 {
-		if mine.barrier() {
-			return inner, false, nil
-		}
-	} else if theirs, err := readMarks(inner.peer); err != nil || mine != theirs {
-		return inner, false, err
-	}
-	for i, fd := range at.view {
-		if inner.view[i], err = openDir(fd, name); err != nil && !isMissing(err) {
-			return inner, false, err
-		}
-	}
-	return inner, true, nil
+	return inner, plain, nil
 }
 
-func (p place) fds() []int { return []int{p.layer, p.peer, p.view[0], p.view[1]} }
+func (p *place) close() {
+	closeAll(p.layer[:])
+	for _, v := range p.view {
+		v.close()
+	}
+}
+
+func (v *viewDir) close() {
+	if v.opened && v.fd >= 0 {
+		unix.Close(v.fd)
+	}
+	v.opened, v.fd = true, -1
+}
 
 // marks are what an overlay notes on a directory of an upper layer.
 type marks struct {
@@ -322,29 +426,24 @@ func readMarks(fd int) (m marks, err error) {
 	return m, nil
 }
 
-// unchanged reports whether the entry, of a directory without what is in it,
-// is certainly the same in layer and peer.
-func (c *comparison) unchanged(at place, name string, st *unix.Stat_t) bool {
-	if at.peer < 0 {
-		return false
-	}
-	var other unix.Stat_t
-	if unix.Fstatat(at.peer, name, &other, unix.AT_SYMLINK_NOFOLLOW) != nil {
-		return false
-	}
-	if isWhiteout(st) && isWhiteout(&other) {
+// unchanged reports whether what both layers have, of a directory without
+// what is in it, is certainly the same. A volume has one history, whose states
+// are more than the resolution of times apart (see btrfsStore.snapshot), so
+// that an inode with the same time of change has not changed in between.
+func (c *comparison) unchanged(at place, name string, entries [2]entry) bool {
+	if entries[0].whiteout && entries[1].whiteout {
 		return true
 	}
-	if !c.same || st.Ino != other.Ino || st.Size != other.Size || st.Mode != other.Mode ||
-		st.Mtim != other.Mtim || st.Ctim != other.Ctim || st.Uid != other.Uid || st.Gid != other.Gid {
+	if !c.history || at.marks[0] != at.marks[1] {
 		return false
 	}
-	mine, err := c.items.inode(at.layer, st.Ino)
-	if err != nil {
+	var a, b unix.Stat_t
+	if unix.Fstatat(at.layer[0], name, &a, unix.AT_SYMLINK_NOFOLLOW) != nil ||
+		unix.Fstatat(at.layer[1], name, &b, unix.AT_SYMLINK_NOFOLLOW) != nil {
 		return false
 	}
-	theirs, err := c.items.inode(at.peer, st.Ino)
-	return err == nil && mine == theirs
+	return a.Ino == b.Ino && a.Ctim == b.Ctim && a.Mtim == b.Mtim && a.Size == b.Size &&
+		a.Mode == b.Mode && a.Uid == b.Uid && a.Gid == b.Gid
 }
 
 // expand adds name in the directory of a view, which may be -1, and all that
