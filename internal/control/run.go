@@ -308,8 +308,10 @@ func (e *Engine) startRun(ctx context.Context, s *situation, r *run) error {
 	err = e.changeRun(ctx, r, func(tx *store.Tx, env *environment, r *run) error {
 		if failure != nil {
 			env.IdleSince = e.Now().UTC()
-			env.removeAfter(r)
-			return e.failRun(tx, r, failure)
+			if err := e.failRun(tx, r, failure); err != nil {
+				return err
+			}
+			return e.removeAfter(tx, env, r)
 		}
 		r.Phase, r.StartedAt = mayfly.RunRunning, started
 		if err := put(tx, r); err != nil {
@@ -440,7 +442,9 @@ func (e *Engine) finishRun(tx *store.Tx, env *environment, r *run, exit driver.E
 	if !others {
 		env.IdleSince = e.Now().UTC()
 	}
-	env.removeAfter(r)
+	if err := e.removeAfter(tx, env, r); err != nil {
+		return err
+	}
 	switch {
 	case env.Goal == goalDeleted && r.Remove: // settled when the environment is gone
 	case env.Goal == goalDeleted || env.Rollback != nil || r.Kind != mayfly.AgentRun || r.StartedAt.IsZero():
@@ -456,10 +460,12 @@ func (e *Engine) finishRun(tx *store.Tx, env *environment, r *run, exit driver.E
 }
 
 // removeAfter lets the environment go with the run if the run asked for that.
-func (env *environment) removeAfter(r *run) {
-	if r.Remove && env.Goal != goalDeleted {
-		env.Goal, env.Why = goalDeleted, whyRemove
+func (e *Engine) removeAfter(tx *store.Tx, env *environment, r *run) error {
+	if !r.Remove || env.Goal == goalDeleted {
+		return nil
 	}
+	env.Goal, env.Why = goalDeleted, whyRemove
+	return e.noteDeleting(tx, env)
 }
 
 // endRun saves how a run ended; known is false when nothing recorded it.

@@ -25,6 +25,7 @@ type situation struct {
 	env       *environment
 	runs      []*run      // open ones, oldest first
 	snapshots []*snapshot // open ones, oldest first
+	taken     []*snapshot // of those, on disk now and not yet saved as such
 	next      time.Time   // the nearest deadline; zero for none
 }
 
@@ -165,13 +166,7 @@ func (e *Engine) stepRemoval(ctx context.Context, s *situation) (bool, error) {
 		return false, nil
 	}
 	if env.Phase != mayfly.Deleting {
-		return true, e.change(ctx, env.ID, func(tx *store.Tx, env *environment) error {
-			env.Phase, env.Reason = mayfly.Deleting, env.Why
-			if err := e.condemnRuns(tx, env.ID, deletedBecause(env)); err != nil {
-				return err
-			}
-			return e.emit(tx, serverActor, "environment.deleting", env.ID, "", fields{"reason": env.Why})
-		})
+		return true, e.change(ctx, env.ID, e.noteDeleting)
 	}
 	if e.unread(s) {
 		return false, nil
@@ -196,6 +191,15 @@ func (e *Engine) stepRemoval(ctx context.Context, s *situation) (bool, error) {
 		e.releaseIDs(env.Handle.UIDBase)
 	}
 	return true, err
+}
+
+// noteDeleting saves that an environment is about to be removed.
+func (e *Engine) noteDeleting(tx *store.Tx, env *environment) error {
+	env.Phase, env.Reason = mayfly.Deleting, env.Why
+	if err := e.condemnRuns(tx, env.ID, deletedBecause(env)); err != nil {
+		return err
+	}
+	return e.emit(tx, serverActor, "environment.deleting", env.ID, "", fields{"reason": env.Why})
 }
 
 func deletedBecause(env *environment) string { return "the environment was deleted: " + env.Why }
@@ -303,45 +307,46 @@ func (e *Engine) stepVolume(ctx context.Context, s *situation) (bool, error) {
 	return false, nil // not saved: creating what exists does nothing, and a commit costs more
 }
 
-// stepSnapshots takes the snapshots that are asked for.
+// stepSnapshots takes the snapshots that are asked for. Those of an environment
+// that is about to start are saved together with its start.
 func (e *Engine) stepSnapshots(ctx context.Context, s *situation) (bool, error) {
 	for _, snap := range s.snapshots {
 		pause, err := e.Driver.Snapshot(ctx, s.env.Handle, snap.ID)
 		if ctx.Err() != nil {
 			return false, ctx.Err()
 		}
-		var failure *mayfly.Error
+		snap.Ready, snap.Pause = err == nil, pause
 		if err != nil {
-			failure = userError(e.Log, fmt.Errorf("take snapshot: %w", err), "environment", s.env.ID)
+			snap.Failure = userError(e.Log, fmt.Errorf("take snapshot: %w", err), "environment", s.env.ID)
 		}
-		if err := e.finishSnapshot(ctx, s.env.ID, snap.ID, pause, failure); err != nil {
-			return false, err
-		}
+		s.taken = append(s.taken, snap)
 	}
-	return len(s.snapshots) > 0, nil
+	if len(s.taken) == 0 || s.env.Phase == mayfly.Pending && s.env.Rollback == nil {
+		return false, nil
+	}
+	return true, e.update(ctx, s.env.ID, func(tx *store.Tx) error { return e.saveTaken(tx, s) })
 }
 
-func (e *Engine) finishSnapshot(ctx context.Context, env, id string, pause time.Duration, failure *mayfly.Error) error {
-	return e.update(ctx, env, func(tx *store.Tx) error {
-		snap, err := get[snapshot](tx, kindSnapshot, id)
-		if err != nil {
-			return err
-		}
-		snap.Ready, snap.Pause, snap.Failure = failure == nil, pause, failure
+// saveTaken saves what became of the snapshots of this step.
+func (e *Engine) saveTaken(tx *store.Tx, s *situation) error {
+	for _, snap := range s.taken {
 		if err := put(tx, snap); err != nil {
 			return err
 		}
 		if err := e.settleFinal(tx, snap); err != nil {
 			return err
 		}
-		data := fields{"snapshot": id, "number": snap.Number, "kind": snap.Kind}
-		if failure != nil {
-			data["error"] = failure.Message
-			return e.emit(tx, serverActor, "snapshot.failed", env, snap.Run, data)
+		kind, data := "snapshot.created", fields{"snapshot": snap.ID, "number": snap.Number, "kind": snap.Kind}
+		if snap.Failure != nil {
+			kind, data["error"] = "snapshot.failed", snap.Failure.Message
+		} else {
+			data["pause_ns"] = snap.Pause.Nanoseconds()
 		}
-		data["pause_ns"] = pause.Nanoseconds()
-		return e.emit(tx, serverActor, "snapshot.created", env, snap.Run, data)
-	})
+		if err := e.emit(tx, serverActor, kind, s.env.ID, snap.Run, data); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // settleFinal closes the run whose last snapshot this is.
@@ -438,7 +443,7 @@ func (e *Engine) stepSandbox(ctx context.Context, s *situation) (bool, error) {
 	case env.Goal == goalPaused && env.Phase != mayfly.Paused:
 		return true, e.pause(ctx, env)
 	case env.Goal == goalReady && (env.Phase != mayfly.Ready || seen.Sandbox == driver.SandboxFrozen):
-		return true, e.resume(ctx, env, seen.Sandbox)
+		return true, e.resume(ctx, s, seen.Sandbox)
 	}
 	return false, nil
 }
@@ -456,12 +461,16 @@ func (e *Engine) startSandbox(ctx context.Context, s *situation) error {
 		}
 		return e.failPendingRuns(ctx, s, err)
 	}
-	return e.noteReady(ctx, s.env.ID, "environment.ready")
+	return e.noteReady(ctx, s, "environment.ready")
 }
 
 // noteReady saves that the sandbox is up.
-func (e *Engine) noteReady(ctx context.Context, id, event string) error {
+func (e *Engine) noteReady(ctx context.Context, s *situation, event string) error {
+	id := s.env.ID
 	return e.change(ctx, id, func(tx *store.Tx, env *environment) error {
+		if err := e.saveTaken(tx, s); err != nil {
+			return err
+		}
 		now := e.Now().UTC()
 		env.Phase, env.Reason = mayfly.Ready, ""
 		if env.ReadyAt.IsZero() {
@@ -486,6 +495,9 @@ func (e *Engine) failPendingRuns(ctx context.Context, s *situation, cause error)
 	}
 	failure := userError(e.Log, fmt.Errorf("start environment: %w", cause), "environment", s.env.ID)
 	return e.change(ctx, s.env.ID, func(tx *store.Tx, env *environment) error {
+		if err := e.saveTaken(tx, s); err != nil {
+			return err
+		}
 		env.Phase, env.Reason = mayfly.Stopped, failure.Message
 		for _, r := range s.runs {
 			if r.Phase == mayfly.RunPending {
@@ -537,7 +549,8 @@ func (e *Engine) pause(ctx context.Context, env *environment) error {
 
 // resume thaws the sandbox; it also finishes a snapshot or a start that a
 // crash interrupted.
-func (e *Engine) resume(ctx context.Context, env *environment, seen driver.SandboxState) error {
+func (e *Engine) resume(ctx context.Context, s *situation, seen driver.SandboxState) error {
+	env := s.env
 	if p, ok := e.Driver.(driver.Pauser); ok && seen == driver.SandboxFrozen {
 		if err := p.Resume(ctx, env.Handle); err != nil {
 			return fmt.Errorf("resume: %w", err)
@@ -547,7 +560,7 @@ func (e *Engine) resume(ctx context.Context, env *environment, seen driver.Sandb
 	case mayfly.Ready:
 		return nil
 	case mayfly.Paused:
-		return e.noteReady(ctx, env.ID, "environment.resumed")
+		return e.noteReady(ctx, s, "environment.resumed")
 	}
-	return e.noteReady(ctx, env.ID, "environment.ready")
+	return e.noteReady(ctx, s, "environment.ready")
 }
