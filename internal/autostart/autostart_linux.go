@@ -36,9 +36,9 @@ func Lock(stateDir string) (io.Closer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("lock the state directory: %w", err)
 	}
-	if err := unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLK, &unix.Flock_t{Type: unix.F_WRLCK}); err != nil {
+	if err := take(f); err != nil {
 		f.Close()
-		if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EACCES) {
+		if isTaken(err) {
 			return nil, mayfly.Errorf(mayfly.Conflict, "another server runs on %s", stateDir).
 				Hint("use it as it is, stop it, or choose another directory with --state")
 		}
@@ -46,6 +46,21 @@ func Lock(stateDir string) (io.Closer, error) {
 	}
 	return f, nil
 }
+
+// lockPatience is how long a lock may outlive the server that was killed: a
+// child that it had just forked holds it until it executes its program.
+const lockPatience = 500 * time.Millisecond
+
+func take(f *os.File) error {
+	for deadline := time.Now().Add(lockPatience); ; time.Sleep(5 * time.Millisecond) {
+		err := unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLK, &unix.Flock_t{Type: unix.F_WRLCK})
+		if !isTaken(err) || time.Now().After(deadline) {
+			return err
+		}
+	}
+}
+
+func isTaken(err error) bool { return errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EACCES) }
 
 // locked reports whether a server has the state directory.
 func locked(stateDir string) bool {
