@@ -20,13 +20,6 @@ func attach(image *os.File) (*os.File, error) {
 	if dev != nil || err != nil {
 		return dev, err
 	}
-	// The device keeps what it gets open, and with it a lock on it: it gets a
-	// file of its own.
-	own, err := os.OpenFile(procPath(int(image.Fd())), os.O_RDWR, 0)
-	if err != nil {
-		return nil, fmt.Errorf("attach image: %w", err)
-	}
-	defer own.Close()
 	control, err := os.OpenFile("/dev/loop-control", os.O_RDWR, 0)
 	if err != nil {
 		return nil, fmt.Errorf("attach image: %w", err)
@@ -41,7 +34,7 @@ func attach(image *os.File) (*os.File, error) {
 		if err != nil {
 			return nil, fmt.Errorf("attach image: %w", err)
 		}
-		err = configureLoop(dev, own, image.Name())
+		err = configureLoop(dev, image)
 		if err == nil {
 			return dev, nil
 		}
@@ -57,15 +50,15 @@ func attach(image *os.File) (*os.File, error) {
 // once and not once more as content of the image. The device gets a file of
 // its own: it holds it open, and with it a lock taken on it, after the process
 // has ended.
-func configureLoop(dev, image *os.File, name string) error {
-	own, err := os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", image.Fd()), os.O_RDWR, 0)
+func configureLoop(dev, image *os.File) error {
+	own, err := os.OpenFile(procPath(int(image.Fd())), os.O_RDWR, 0)
 	if err != nil {
 		return fmt.Errorf("open image again: %w", err)
 	}
 	defer own.Close()
 	config := unix.LoopConfig{Fd: uint32(own.Fd()), Size: 4096}
 	config.Info.Flags = unix.LO_FLAGS_AUTOCLEAR | unix.LO_FLAGS_DIRECT_IO
-	copy(config.Info.File_name[:len(config.Info.File_name)-1], name)
+	copy(config.Info.File_name[:len(config.Info.File_name)-1], image.Name())
 	return unix.IoctlLoopConfigure(int(dev.Fd()), &config)
 }
 

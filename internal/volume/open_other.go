@@ -4,12 +4,11 @@ package volume
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 
 	"mayfly.dev/mayfly"
-
-	"errors"
 )
 
 var errNotLinux = mayfly.Errorf(mayfly.Unsupported, "volumes need Linux: %w", errors.ErrUnsupported).

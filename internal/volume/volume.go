@@ -35,6 +35,7 @@ type Tree struct {
 //	envs/<id>/live/{upper,work,db}
 //	envs/<id>/snapshots/<snapshot>/{upper,db}
 //	envs/<id>/host/               logs, sockets and exit records; not part of snapshots
+//	trash/                        on its way out
 //
 // Identifiers are checked by the pool: [a-z0-9-]{1,64}. Every method may be
 // repeated after a crash in the middle of it and then finishes the work.
