@@ -47,7 +47,10 @@ type Engine struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 	slots  chan struct{} // held while making or removing an environment
-	drain  sync.Mutex    // held while events move to the ledger
+
+	drain     sync.Mutex // held while events move to the ledger; guards the next two
+	forwarded int64      // number of the last event that the ledger has
+	trimmed   int64      // number of the last event that the outbox has let go
 
 	mu      sync.Mutex               // guards what follows
 	closed  bool                     //
@@ -87,6 +90,9 @@ func New(ctx context.Context, o Options) (*Engine, error) {
 	if err := e.recover(ctx); err != nil {
 		e.cancel()
 		return nil, fmt.Errorf("recover: %w", err)
+	}
+	if err := e.drainEvents(ctx); err != nil { // what the last engine left
+		return nil, errors.Join(err, e.Close())
 	}
 	e.wg.Go(e.forwardEvents)
 	return e, nil
@@ -138,7 +144,12 @@ func (e *Engine) Close() error {
 	e.mu.Unlock()
 	e.cancel()
 	e.wg.Wait()
-	return e.drainEvents(context.Background())
+	if err := e.drainEvents(context.Background()); err != nil {
+		return err
+	}
+	e.drain.Lock()
+	defer e.drain.Unlock()
+	return e.trim(context.Background())
 }
 
 // Busy reports whether there is anything to look after; when it cannot tell,
@@ -291,67 +302,90 @@ type fields map[string]any
 // serverActor is who acts when no person does.
 const serverActor = "mayfly"
 
-// trimOutbox forgets the events that reached the ledger just before a crash.
+// trimOutbox forgets the events that reached the ledger before the last engine
+// ended.
 func (e *Engine) trimOutbox(ctx context.Context) error {
-	var last int64
+	e.drain.Lock()
+	defer e.drain.Unlock()
 	err := e.Ledger.Tail(func(event mayfly.Event) bool {
 		n, ok := store.EventNumber(event.ID)
-		last = n
+		e.forwarded = n
 		return !ok
 	})
-	if err != nil || last == 0 {
+	if err != nil {
 		return err
 	}
-	return e.Store.Sent(ctx, last)
+	return e.trim(ctx)
 }
+
+// trim lets the outbox go of what the ledger has. The caller holds drain.
+func (e *Engine) trim(ctx context.Context) error {
+	if e.trimmed == e.forwarded {
+		return nil
+	}
+	if err := e.Store.Sent(ctx, e.forwarded); err != nil {
+		return err
+	}
+	e.trimmed = e.forwarded
+	return nil
+}
+
+const (
+	// forwardDelay lets events gather: each append waits for the disk, and
+	// they are safe in the outbox.
+	forwardDelay = 25 * time.Millisecond
+	// trimAt is how many events the ledger has that the outbox keeps.
+	trimAt = 500
+)
 
 // forwardEvents moves events from the outbox to the ledger as they come.
 func (e *Engine) forwardEvents() {
 	for {
-		if err := e.drainEvents(e.ctx); err != nil && e.ctx.Err() == nil {
-			e.Log.Error("forward events", "error", err)
-			select {
-			case <-time.After(time.Second):
-				continue
-			case <-e.ctx.Done():
-				return
-			}
-		}
 		select {
 		case <-e.Store.Committed():
 		case <-e.ctx.Done():
 			return
 		}
+		for delay := forwardDelay; ; delay = time.Second {
+			select {
+			case <-time.After(delay):
+			case <-e.ctx.Done():
+				return // Close drains
+			}
+			err := e.drainEvents(e.ctx)
+			if err == nil {
+				break
+			}
+			if e.ctx.Err() == nil {
+				e.Log.Error("forward events", "error", err)
+			}
+		}
 	}
 }
 
-// drainEvents returns when every event committed so far is in the ledger.
+// drainEvents returns when every event committed so far is in the ledger. An
+// event in the outbox whose number the ledger has seen is not appended again,
+// also after a crash.
 func (e *Engine) drainEvents(ctx context.Context) error {
 	e.drain.Lock()
 	defer e.drain.Unlock()
 	for {
-		events, last, err := e.Store.Outgoing(ctx, 1000)
-		if err != nil || len(events) == 0 {
+		events, last, err := e.Store.Outgoing(ctx, e.forwarded, 1000)
+		if err != nil {
 			return err
+		}
+		if len(events) == 0 {
+			break
 		}
 		if err := e.Ledger.Append(ctx, events...); err != nil {
 			return err
 		}
-		// From here on the events are in the ledger: a crash before the next
-		// line is what trimOutbox is for, a failure of it must not be retried
-		// by appending them again.
-		for {
-			err := e.Store.Sent(context.WithoutCancel(ctx), last)
-			if err == nil {
-				break
-			}
-			e.Log.Error("trim outbox", "error", err)
-			if e.ctx.Err() != nil {
-				return err // the next engine trims it
-			}
-			time.Sleep(100 * time.Millisecond)
-		}
+		e.forwarded = last
 	}
+	if e.forwarded-e.trimmed < trimAt {
+		return nil
+	}
+	return e.trim(ctx)
 }
 
 // Events implements mayfly.Events.

@@ -542,7 +542,7 @@ func TestEventsAppendedJustBeforeACrashAreNotAppendedAgain(t *testing.T) {
 	}
 	before := l.Last()
 	m.store.Update(ctx, func(tx *store.Tx) error { return tx.Emit(mayfly.Event{Type: "twice"}) })
-	outgoing, _, _ := m.store.Outgoing(ctx, 10)
+	outgoing, _, _ := m.store.Outgoing(ctx, 0, 10)
 	if err := l.Append(ctx, outgoing...); err != nil {
 		t.Fatal(err)
 	}

@@ -255,11 +255,12 @@ func (tx *Tx) Emit(e mayfly.Event) error {
 	return nil
 }
 
-// Outgoing returns up to max events that wait for the ledger, oldest first,
-// with the number of each. The ids of the events are their numbers.
-func (s *Store) Outgoing(ctx context.Context, max int) (events []mayfly.Event, last int64, err error) {
+// Outgoing returns up to max events in the outbox with numbers above after,
+// oldest first, and the number of the last. The ids of the events are their
+// numbers.
+func (s *Store) Outgoing(ctx context.Context, after int64, max int) (events []mayfly.Event, last int64, err error) {
 	err = s.View(ctx, func(tx *Tx) error {
-		rows, err := tx.q.QueryContext(ctx, `SELECT number, event FROM outbox ORDER BY number LIMIT ?`, max)
+		rows, err := tx.q.QueryContext(ctx, `SELECT number, event FROM outbox WHERE number > ? ORDER BY number LIMIT ?`, after, max)
 		if err != nil {
 			return err
 		}

@@ -46,7 +46,7 @@ func TestUpdateSavesObjectsAndEventsTogetherOrNotAtAll(t *testing.T) {
 	}
 	s.Close()
 	s = open(t, path)
-	events, last, err := s.Outgoing(t.Context(), 10)
+	events, last, err := s.Outgoing(t.Context(), 0, 10)
 	if err != nil || len(events) != 1 || events[0].Type != "kept" || events[0].ID != EventID(last) {
 		t.Fatalf("got = %v %d %v, want the kept event", events, last, err)
 	}
@@ -54,7 +54,7 @@ func TestUpdateSavesObjectsAndEventsTogetherOrNotAtAll(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.Update(t.Context(), func(tx *Tx) error { return tx.Emit(mayfly.Event{Type: "next"}) })
-	if _, next, _ := s.Outgoing(t.Context(), 10); next <= last {
+	if _, next, _ := s.Outgoing(t.Context(), 0, 10); next <= last {
 		t.Errorf("number %d after %d: numbers must not repeat", next, last)
 	}
 }
