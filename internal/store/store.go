@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 
@@ -37,14 +38,18 @@ type Object struct {
 	Doc    []byte
 }
 
-// Store is a SQLite database in WAL mode with every commit synced. It is safe
-// for concurrent use.
+// Store is a SQLite database in WAL mode with every commit synced, and the open
+// objects in memory, which is where most look-ups end. The caller keeps other
+// processes out. It is safe for concurrent use.
 type Store struct {
 	read  *sql.DB
 	write *sql.DB    // one connection
 	mu    sync.Mutex // held by Update: one writer at a time
 	// committed receives a value after a commit that added events.
 	committed chan struct{}
+
+	openMu sync.RWMutex // held by View; guards open
+	open   index
 }
 
 // Open opens the database file and brings its schema up to date.
@@ -66,7 +71,25 @@ func Open(ctx context.Context, path string) (*Store, error) {
 		return nil, errors.Join(fmt.Errorf("open store: %w", err), write.Close())
 	}
 	s.read.SetMaxOpenConns(4)
+	if err := s.load(ctx); err != nil {
+		return nil, errors.Join(fmt.Errorf("open store %s: %w", path, err), s.Close())
+	}
 	return s, nil
+}
+
+// load reads the open objects into memory.
+func (s *Store) load(ctx context.Context) error {
+	tx, err := s.read.BeginTx(ctx, &sql.TxOptions{ReadOnly: true})
+	if err != nil {
+		return err
+	}
+	defer tx.Rollback()
+	objects, err := list(ctx, tx, `open = 1`)
+	s.open = index{}
+	for _, o := range objects {
+		s.open.put(o)
+	}
+	return err
 }
 
 // migrate applies the migrations that user_version says are missing.
@@ -119,13 +142,19 @@ func (s *Store) Update(ctx context.Context, do func(*Tx) error) error {
 		return fmt.Errorf("begin update: %w", err)
 	}
 	defer sqlTx.Rollback() // does nothing after Commit
-	tx := &Tx{ctx: ctx, q: sqlTx}
+	// Nobody else writes: what is in memory is what is committed.
+	tx := &Tx{ctx: ctx, store: s, q: sqlTx, staged: map[key]Object{}}
 	if err := do(tx); err != nil {
 		return err
 	}
 	if err := sqlTx.Commit(); err != nil {
 		return fmt.Errorf("commit update: %w", err)
 	}
+	s.openMu.Lock()
+	for _, o := range tx.staged {
+		s.open.put(o)
+	}
+	s.openMu.Unlock()
 	if tx.emitted {
 		select {
 		case s.committed <- struct{}{}:
@@ -135,21 +164,40 @@ func (s *Store) Update(ctx context.Context, do func(*Tx) error) error {
 	return nil
 }
 
-// View calls do with a consistent, read-only view.
+// View calls do with a view that do must not keep. What is open is consistent
+// in itself; what is closed may be a commit newer.
 func (s *Store) View(ctx context.Context, do func(*Tx) error) error {
-	sqlTx, err := s.read.BeginTx(ctx, &sql.TxOptions{ReadOnly: true})
-	if err != nil {
-		return fmt.Errorf("begin view: %w", err)
-	}
-	defer sqlTx.Rollback()
-	return do(&Tx{ctx: ctx, q: sqlTx})
+	s.openMu.RLock()
+	defer s.openMu.RUnlock()
+	tx := &Tx{ctx: ctx, store: s}
+	defer func() {
+		if tx.q != nil {
+			tx.q.Rollback()
+		}
+	}()
+	return do(tx)
 }
 
 // Tx is a transaction; it is valid during the call that it was made for.
 type Tx struct {
 	ctx     context.Context
-	q       *sql.Tx
+	store   *Store
+	q       *sql.Tx        // of a view: nil until something closed is looked up
+	staged  map[key]Object // what an update has put; closed objects stand for deleted ones, too
 	emitted bool
+}
+
+// sql returns the transaction of the database.
+func (tx *Tx) sql() (*sql.Tx, error) {
+	if tx.q != nil {
+		return tx.q, nil
+	}
+	q, err := tx.store.read.BeginTx(tx.ctx, &sql.TxOptions{ReadOnly: true})
+	if err != nil {
+		return nil, fmt.Errorf("begin view: %w", err)
+	}
+	tx.q = q
+	return q, nil
 }
 
 // ErrNameTaken says that another open object of the kind has the name.
@@ -168,6 +216,7 @@ func (tx *Tx) Put(o Object) error {
 	if err != nil {
 		return fmt.Errorf("save %s %s: %w", o.Kind, o.ID, err)
 	}
+	tx.staged[key{o.Kind, o.ID}] = o
 	return nil
 }
 
@@ -176,26 +225,28 @@ func (tx *Tx) Delete(kind Kind, id string) error {
 	if _, err := tx.q.ExecContext(tx.ctx, `DELETE FROM objects WHERE kind = ? AND id = ?`, kind, id); err != nil {
 		return fmt.Errorf("delete %s %s: %w", kind, id, err)
 	}
+	tx.staged[key{kind, id}] = Object{Kind: kind, ID: id}
 	return nil
 }
 
 // Get returns an object, or sql.ErrNoRows.
 func (tx *Tx) Get(kind Kind, id string) (Object, error) {
-	objects, err := tx.list(`kind = ? AND id = ?`, kind, id)
-	if err == nil && len(objects) == 0 {
-		err = sql.ErrNoRows
+	_, staged := tx.staged[key{kind, id}]
+	if !staged { // what is staged may be deleted: ask the database
+		if o, ok := tx.store.open[kind][id]; ok {
+			return o, nil
+		}
 	}
-	if err != nil {
-		return Object{}, err
-	}
-	return objects[0], nil
+	return tx.one(`kind = ? AND id = ?`, kind, id)
 }
 
 // List returns the objects of a kind in the order of their ids.
 func (tx *Tx) List(kind Kind) ([]Object, error) { return tx.list(`kind = ?`, kind) }
 
 // ListOpen returns those that the engine has to look after.
-func (tx *Tx) ListOpen(kind Kind) ([]Object, error) { return tx.list(`kind = ? AND open = 1`, kind) }
+func (tx *Tx) ListOpen(kind Kind) ([]Object, error) {
+	return tx.listOpen(kind, func(Object) bool { return true }), nil
+}
 
 // ListOf returns those that belong to an environment.
 func (tx *Tx) ListOf(kind Kind, parent string) ([]Object, error) {
@@ -204,7 +255,7 @@ func (tx *Tx) ListOf(kind Kind, parent string) ([]Object, error) {
 
 // ListOpenOf returns those of an environment that the engine has to look after.
 func (tx *Tx) ListOpenOf(kind Kind, parent string) ([]Object, error) {
-	return tx.list(`kind = ? AND parent = ? AND open = 1`, kind, parent)
+	return tx.listOpen(kind, func(o Object) bool { return o.Parent == parent }), nil
 }
 
 // ListPrefix returns those whose id begins with prefix.
@@ -214,7 +265,32 @@ func (tx *Tx) ListPrefix(kind Kind, prefix string) ([]Object, error) {
 
 // Named returns the open object with the name, or sql.ErrNoRows.
 func (tx *Tx) Named(kind Kind, name string) (Object, error) {
-	objects, err := tx.list(`kind = ? AND name = ? AND open = 1`, kind, name)
+	found := tx.listOpen(kind, func(o Object) bool { return o.Name == name && name != "" })
+	if len(found) == 0 {
+		return Object{}, sql.ErrNoRows
+	}
+	return found[0], nil
+}
+
+// listOpen returns the open objects that match, in the order of their ids.
+func (tx *Tx) listOpen(kind Kind, match func(Object) bool) []Object {
+	var found []Object
+	for id, o := range tx.store.open[kind] {
+		if _, staged := tx.staged[key{kind, id}]; !staged && match(o) {
+			found = append(found, o)
+		}
+	}
+	for k, o := range tx.staged {
+		if k.kind == kind && o.Open && match(o) {
+			found = append(found, o)
+		}
+	}
+	slices.SortFunc(found, func(a, b Object) int { return strings.Compare(a.ID, b.ID) })
+	return found
+}
+
+func (tx *Tx) one(where string, args ...any) (Object, error) {
+	objects, err := tx.list(where, args...)
 	if err == nil && len(objects) == 0 {
 		err = sql.ErrNoRows
 	}
@@ -225,7 +301,15 @@ func (tx *Tx) Named(kind Kind, name string) (Object, error) {
 }
 
 func (tx *Tx) list(where string, args ...any) ([]Object, error) {
-	rows, err := tx.q.QueryContext(tx.ctx, `SELECT kind, id, parent, name, open, doc FROM objects WHERE `+where+` ORDER BY id`, args...)
+	q, err := tx.sql()
+	if err != nil {
+		return nil, err
+	}
+	return list(tx.ctx, q, where, args...)
+}
+
+func list(ctx context.Context, q *sql.Tx, where string, args ...any) ([]Object, error) {
+	rows, err := q.QueryContext(ctx, `SELECT kind, id, parent, name, open, doc FROM objects WHERE `+where+` ORDER BY id`, args...)
 	if err != nil {
 		return nil, fmt.Errorf("list objects: %w", err)
 	}
@@ -239,6 +323,27 @@ func (tx *Tx) list(where string, args ...any) ([]Object, error) {
 		objects = append(objects, o)
 	}
 	return objects, rows.Err()
+}
+
+// key names an object.
+type key struct {
+	kind Kind
+	id   string
+}
+
+// index holds the open objects by kind and id.
+type index map[Kind]map[string]Object
+
+// put makes the index agree with a saved object.
+func (x index) put(o Object) {
+	if !o.Open {
+		delete(x[o.Kind], o.ID)
+		return
+	}
+	if x[o.Kind] == nil {
+		x[o.Kind] = map[string]Object{}
+	}
+	x[o.Kind][o.ID] = o
 }
 
 // Emit adds an event to the transaction: it reaches the ledger if and only if
@@ -260,7 +365,11 @@ func (tx *Tx) Emit(e mayfly.Event) error {
 // numbers.
 func (s *Store) Outgoing(ctx context.Context, after int64, max int) (events []mayfly.Event, last int64, err error) {
 	err = s.View(ctx, func(tx *Tx) error {
-		rows, err := tx.q.QueryContext(ctx, `SELECT number, event FROM outbox WHERE number > ? ORDER BY number LIMIT ?`, after, max)
+		q, err := tx.sql()
+		if err != nil {
+			return err
+		}
+		rows, err := q.QueryContext(ctx, `SELECT number, event FROM outbox WHERE number > ? ORDER BY number LIMIT ?`, after, max)
 		if err != nil {
 			return err
 		}

@@ -129,3 +129,65 @@ func BenchmarkUpdate(b *testing.B) {
 		})
 	}
 }
+
+func TestLookUpsSeeWhatTheUpdateHasPutAndNothingOfOneThatFailed(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "state.db")
+	s := open(t, path)
+	check := func(s *Store, want string) {
+		t.Helper()
+		s.View(t.Context(), func(tx *Tx) error {
+			got := ""
+			for _, find := range []func() ([]Object, error){
+				func() ([]Object, error) { return tx.ListOpen("env") },
+				func() ([]Object, error) { return tx.ListOpenOf("env", "p") },
+				func() ([]Object, error) { o, err := tx.Named("env", "web"); return []Object{o}, err },
+				func() ([]Object, error) { o, err := tx.Get("env", "a"); return []Object{o}, err },
+			} {
+				objects, err := find()
+				if err != nil && !errors.Is(err, sql.ErrNoRows) {
+					t.Error(err)
+				}
+				for _, o := range objects {
+					got += string(o.Doc)
+				}
+				got += ";"
+			}
+			if got != want {
+				t.Errorf("got = %q, want %q", got, want)
+			}
+			return nil
+		})
+	}
+	put := func(doc string, open bool, result error) {
+		t.Helper()
+		err := s.Update(t.Context(), func(tx *Tx) error {
+			if err := tx.Put(Object{Kind: "env", ID: "a", Parent: "p", Name: "web", Open: open, Doc: []byte(doc)}); err != nil {
+				return err
+			}
+			if o, err := tx.Get("env", "a"); err != nil || string(o.Doc) != doc {
+				t.Errorf("get: got = %s, %v, want %s", o.Doc, err, doc)
+			}
+			if list, err := tx.ListOpen("env"); err != nil || (len(list) == 1) != open {
+				t.Errorf("list: got = %v, %v, want open = %v", list, err, open)
+			}
+			return result
+		})
+		if !errors.Is(err, result) {
+			t.Errorf("got = %v, want %v", err, result)
+		}
+	}
+	check(s, ";;;;")
+	put("1", true, nil)
+	check(s, "1;1;1;1;")
+	put("2", false, errors.ErrUnsupported)
+	check(s, "1;1;1;1;")
+	s.Close()
+	s = open(t, path)
+	check(s, "1;1;1;1;")
+	put("3", false, nil)
+	check(s, ";;;3;")
+	if err := s.Update(t.Context(), func(tx *Tx) error { return tx.Delete("env", "a") }); err != nil {
+		t.Fatal(err)
+	}
+	check(s, ";;;;")
+}
