@@ -193,7 +193,8 @@ func configure(fs int, lower []int, upper, work int) error {
 	if err := unix.FsconfigSetFd(fs, "workdir", work); err != nil {
 		return fmt.Errorf("workdir: %w", err)
 	}
-	for _, o := range [][2]string{{"redirect_dir", "on"}, {"metacopy", "off"}, {"index", "off"}} {
+	// xino tells the inode numbers of the layers' file systems apart.
+	for _, o := range [][2]string{{"redirect_dir", "on"}, {"metacopy", "off"}, {"index", "off"}, {"xino", "on"}} {
 		if err := unix.FsconfigSetString(fs, o[0], o[1]); err != nil {
 			return fmt.Errorf("%s: %w", o[0], err)
 		}

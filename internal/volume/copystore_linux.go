@@ -20,7 +20,7 @@ type copyStore struct {
 	dir    string
 	shares bool // the file system can share extents between files
 	step   func(string) error
-	lock   *os.File
+	lock   *os.File // nil when that of another pool is held
 }
 
 func (s *copyStore) kind() Kind {
@@ -90,4 +90,9 @@ func (s *copyStore) enroll(string, string) error { return nil }
 
 func (s *copyStore) settle() error { return nil }
 
-func (s *copyStore) close() error { return s.lock.Close() }
+func (s *copyStore) close() error {
+	if s.lock == nil {
+		return nil
+	}
+	return s.lock.Close()
+}

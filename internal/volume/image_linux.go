@@ -75,6 +75,9 @@ func openImage(ctx context.Context, dir string, limit int64, now func() time.Tim
 // imagePath is where the image of the pool at dir is.
 func imagePath(dir string) string { return filepath.Join(filepath.Dir(dir), "pool.img") }
 
+// layersPath is where the layers of a pool in an image are.
+func layersPath(dir string) string { return filepath.Join(filepath.Dir(dir), "layers") }
+
 // format makes the image under another name first.
 func (im *image) format(ctx context.Context) error {
 	mkfs, err := findMkfs()

@@ -326,8 +326,8 @@ func TestOpenPicksTheBestKind(t *testing.T) {
 			t.Errorf("on %s: kind = %q, want %q", name, p.Kind(), want)
 		}
 		_, err := os.Stat(dir + "/pool.img")
-		if got, want := err == nil, name != "native"; got != want {
-			t.Errorf("on %s: image = %v, want %v", name, got, want)
+		if err != nil { // on btrfs, too: layers and volumes have to be on two file systems
+			t.Errorf("on %s: no image: %v", name, err)
 		}
 		if _, ok := p.(Limiter); !ok {
 			t.Errorf("on %s: the pool is no Limiter", name)

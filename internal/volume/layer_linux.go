@@ -9,7 +9,19 @@ import (
 	"path/filepath"
 )
 
+// layerPool is the pool that keeps the layers: a pool of directories beside the
+// image, if there is one. An overlay takes the inode numbers of all layers on
+// one btrfs for distinct, which those of two subvolumes are not; with upper and
+// lower on different file systems it tells them apart.
+func (p *pool) layerPool() *pool {
+	if p.below != nil {
+		return p.below
+	}
+	return p
+}
+
 func (p *pool) Layer(name string) (string, error) {
+	p = p.layerPool()
 	if err := checkNames(name); err != nil {
 		return "", err
 	}
@@ -21,6 +33,7 @@ func (p *pool) Layer(name string) (string, error) {
 }
 
 func (p *pool) Layers(ctx context.Context) (names []string, err error) {
+	p = p.layerPool()
 	err = p.do(ctx, "list layers", nil, func() error {
 		names, err = list(p.layers())
 		return err
@@ -29,6 +42,7 @@ func (p *pool) Layers(ctx context.Context) (names []string, err error) {
 }
 
 func (p *pool) RemoveLayer(ctx context.Context, name string) error {
+	p = p.layerPool()
 	return p.do(ctx, "remove layer", []string{name}, func() error {
 		if err := p.discard(ctx, p.layer(name)); err != nil {
 			return err
@@ -38,6 +52,12 @@ func (p *pool) RemoveLayer(ctx context.Context, name string) error {
 }
 
 func (p *pool) BuildLayer(ctx context.Context, name string, fill func(ctx context.Context, dir string) error) (string, error) {
+	if _, err := p.Layer(name); errors.Is(err, fs.ErrNotExist) && p.below != nil {
+		if err := p.admit(); err != nil { // the image needs the same room
+			return "", err
+		}
+	}
+	p = p.layerPool()
 	return p.buildLayer(ctx, "build layer", []string{name}, func(tmp string) error {
 		if err := p.step("create layer"); err != nil {
 			return err
@@ -54,8 +74,9 @@ func (p *pool) BuildLayer(ctx context.Context, name string, fill func(ctx contex
 }
 
 func (p *pool) CommitLayer(ctx context.Context, name, env, snapshot string) (string, error) {
+	src := p.snapshot(env, snapshot)
+	p = p.layerPool()
 	return p.buildLayer(ctx, "commit layer", []string{name, env, snapshot}, func(tmp string) error {
-		src := p.snapshot(env, snapshot)
 		if err := wantSnapshot(src, env, snapshot); err != nil {
 			return err
 		}

@@ -15,9 +15,11 @@ import (
 )
 
 // Open opens the pool at o.Dir, which it makes when it is missing. Without a
-// Kind it takes the best that there is: btrfs when the directory lies on one;
-// a btrfs in a sparse image, pool.img beside the directory; copies that share
-// extents; full copies. A pool that exists keeps its kind.
+// Kind it takes the best that there is: a btrfs in a sparse image, pool.img
+// beside the directory; copies that share extents; full copies. A pool that
+// exists keeps its kind. With the kind Btrfs, a directory that lies on one is
+// used without an image; overlays of such a pool show inode numbers that are
+// not unique (see layerPool).
 //
 // With a Kind that this machine cannot provide, the error wraps
 // errors.ErrUnsupported and names the feature and the command that installs
@@ -123,7 +125,7 @@ func openBtrfs(ctx context.Context, p *pool, o Options) (Pool, error) {
 	s := &btrfsStore{dir: p.dir, step: p.step}
 	if native, err := onNativeBtrfs(p.dir); err != nil {
 		return nil, err
-	} else if native {
+	} else if native && o.Kind == Btrfs {
 		if s.lock, err = lockDir(p.dir); err != nil {
 			return nil, err
 		}
@@ -137,6 +139,18 @@ func openBtrfs(ctx context.Context, p *pool, o Options) (Pool, error) {
 			return nil, err
 		}
 		s.image, s.lock = im, im.file
+	}
+	if s.image != nil {
+		below := &pool{layout: layout{layersPath(p.dir)}, fault: o.fault, builds: map[string]*build{}}
+		below.store = &copyStore{dir: below.dir, step: below.step} // the image's lock is for both
+		err := os.MkdirAll(below.dir, 0o700)
+		if err == nil {
+			err = below.makeDirs()
+		}
+		if err != nil {
+			return nil, errors.Join(err, s.abandon())
+		}
+		p.below = below
 	}
 	// An image is ours to set up; a file system of somebody else's is taken as
 	// it is, because quotas concern all of it.

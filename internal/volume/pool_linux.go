@@ -49,6 +49,7 @@ type store interface {
 type pool struct {
 	layout
 	store
+	below *pool                   // keeps the layers, when they cannot lie here; see layerPool
 	fault func(step string) error // of tests: fails instead of the named step
 
 	open   sync.RWMutex // held for reading during every operation
@@ -424,6 +425,11 @@ func list(dir string) ([]string, error) {
 }
 
 func (p *pool) Recover(ctx context.Context) error {
+	if p.below != nil {
+		if err := p.below.Recover(ctx); err != nil {
+			return err
+		}
+	}
 	return p.do(ctx, "recover pool", nil, func() error {
 		if err := p.removeHidden(ctx, p.layers()); err != nil {
 			return err
@@ -486,6 +492,9 @@ func (p *pool) Close() error {
 		return fmt.Errorf("close pool: %w", err)
 	}
 	p.closed = true
+	if p.below != nil {
+		return p.below.Close()
+	}
 	return nil
 }
 

@@ -181,6 +181,18 @@ func TestProcessesSeeTheLocksVariablesAndTheWorkspace(t *testing.T) {
 	}
 }
 
+func TestInodeNumbersInsideAreUnique(t *testing.T) {
+	d := open(t, "")
+	l := lock(t, "mkdir -p made && for i in $(seq 50); do mkdir made/$i; echo $i > made/$i/f; done")
+	put(t, d, l)
+	script := `mkdir new && for i in $(seq 200); do mkdir new/$i; echo $i > new/$i/f; done
+		find / -xdev -printf '%D:%i %n %y\n' | awk '$2 == 1 || $3 == "d"' | cut -d' ' -f1 | sort | uniq -d | wc -l
+		cp -r made $HOME/ && cp -r new $HOME/ && echo copied`
+	if got, want := output(t, d, l, "sh", "-c", script), "0\ncopied\n"; got != want {
+		t.Errorf("got = %q, want no number twice: %q", got, want)
+	}
+}
+
 func TestSetUpIsPartOfTheTemplate(t *testing.T) {
 	d := open(t, "")
 	l := lock(t, "echo built > made; rm README", "test -e made && echo second >> made")
