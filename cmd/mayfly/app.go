@@ -17,6 +17,7 @@ import (
 	"mayfly.dev/mayfly"
 	"mayfly.dev/mayfly/client"
 	"mayfly.dev/mayfly/internal/autostart"
+	"mayfly.dev/mayfly/internal/nearest"
 	"mayfly.dev/mayfly/internal/terminal"
 )
 
@@ -178,7 +179,7 @@ func (a *app) nearest(ctx context.Context, ref string, err error) error {
 		if env.Name == ref || env.ID == ref {
 			return err // what was not found is something else
 		}
-		if d := distance(ref, env.Name); d < least {
+		if d := nearest.Distance(ref, env.Name); d < least {
 			best, least = env.Name, d
 		}
 	}
@@ -186,27 +187,6 @@ func (a *app) nearest(ctx context.Context, ref string, err error) error {
 		return e.Hint("did you mean %s? list them with: %s", best, a.self("env list"))
 	}
 	return e.Hint("list them with: %s", a.self("env list"))
-}
-
-// distance is Levenshtein's: how many characters to insert, delete or replace.
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := diagonal
-			if a[i] != b[j] {
-				cost++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(cost, row[j]+1, row[j+1]+1)
-		}
-	}
-	return row[len(b)]
 }
 
 // completeEnvironment completes the first argument with names of environments,

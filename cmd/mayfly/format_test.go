@@ -41,17 +41,6 @@ func TestShellWordsAreReadBackByAShell(t *testing.T) {
 	}
 }
 
-func TestDistanceCountsEdits(t *testing.T) {
-	for _, c := range []struct {
-		a, b string
-		want int
-	}{{"", "", 0}, {"abc", "abc", 0}, {"swift-oter", "swift-otter", 1}, {"abc", "", 3}, {"kitten", "sitting", 3}} {
-		if got := distance(c.a, c.b); got != c.want {
-			t.Errorf("distance(%q, %q) = %d, want %d", c.a, c.b, got, c.want)
-		}
-	}
-}
-
 func TestReportPrintsMessageHintAndStatus(t *testing.T) {
 	for name, c := range map[string]struct {
 		err    error

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"mayfly.dev/mayfly"
+	"mayfly.dev/mayfly/internal/nearest"
 )
 
 // decoder turns nodes into values. The first error stops it: every method
@@ -61,7 +62,7 @@ func (d *decoder) fieldsOf(n *node, name string, known map[string]func(name stri
 }
 
 func (d *decoder) unknown(key *node, prefix string, known []string) {
-	if near := nearest(key.text, known); near != "" {
+	if near := closest(key.text, known); near != "" {
 		d.fail(key, "did you mean "+prefix+near+"?", "unknown field %q", prefix+key.text)
 		return
 	}
@@ -233,9 +234,9 @@ func list(words []string) string {
 	return strings.Join(words[:last], ", ") + " and " + words[last]
 }
 
-// nearest is the known word that s is most probably a misspelling of; empty
+// closest is the known word that s is most probably a misspelling of; empty
 // when none is near.
-func nearest(s string, known []string) string {
+func closest(s string, known []string) string {
 	if len(s) > 64 {
 		return ""
 	}
@@ -249,30 +250,9 @@ func nearest(s string, known []string) string {
 	}
 	best, bestDistance := "", max(1, len(s)/3)+1
 	for _, k := range known {
-		if d := distance(fold(s), fold(k)); d < bestDistance {
+		if d := nearest.Distance(fold(s), fold(k)); d < bestDistance {
 			best, bestDistance = k, d
 		}
 	}
 	return best
-}
-
-// distance is the Levenshtein distance in bytes.
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := diagonal
-			if a[i] != b[j] {
-				cost++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(cost, row[j]+1, row[j+1]+1)
-		}
-	}
-	return row[len(b)]
 }

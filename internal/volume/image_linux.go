@@ -76,7 +76,7 @@ func openImage(ctx context.Context, dir string, limit int64, now func() time.Tim
 func imagePath(dir string) string { return filepath.Join(filepath.Dir(dir), "pool.img") }
 
 // layersPath is where the layers of a pool in an image are.
-func layersPath(dir string) string { return filepath.Join(filepath.Dir(dir), "layers") }
+func layersPath(dir string) string { return filepath.Join(filepath.Dir(dir), "base") }
 
 // format makes the image under another name first.
 func (im *image) format(ctx context.Context) error {

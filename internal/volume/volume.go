@@ -29,9 +29,10 @@ type Tree struct {
 }
 
 // Pool keeps layers and volumes below one directory, which only root can
-// enter:
+// enter. The layers of a pool in an image are in a directory beside it, base/,
+// so that they are on another file system than the volumes:
 //
-//	layers/<name>/tree            read-only
+//	layers/<name>/tree            shared, never changed
 //	envs/<id>/live/{upper,work,db}
 //	envs/<id>/snapshots/<snapshot>/{upper,db}
 //	envs/<id>/host/               logs, sockets and exit records; not part of snapshots
@@ -52,8 +53,8 @@ type Pool interface {
 	// concurrent builds of one name share the work of the first. A failed or
 	// interrupted build leaves nothing.
 	BuildLayer(ctx context.Context, name string, fill func(ctx context.Context, dir string) error) (dir string, err error)
-	// CommitLayer makes the upper directory of a volume's snapshot a layer, in
-	// constant time where the file system can.
+	// CommitLayer makes the upper directory of a volume's snapshot a layer: a
+	// copy of it, unless volumes and layers lie on one btrfs.
 	CommitLayer(ctx context.Context, name, env, snapshot string) (dir string, err error)
 	RemoveLayer(ctx context.Context, name string) error
 	Layers(ctx context.Context) ([]string, error)
