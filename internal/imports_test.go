@@ -18,7 +18,7 @@ const module = "mayfly.dev/mayfly"
 
 // leaves are small packages without a subject of their own, which any other
 // may use.
-var leaves = []string{"internal/archive", "internal/attach", "internal/nearest", "internal/unixsock"}
+var leaves = []string{"internal/archive", "internal/attach", "internal/modelapi", "internal/nearest", "internal/unixsock"}
 
 // allowed lists what a package may import beyond the root, its own
 // subpackages and the leaves. Packages that are not listed are capabilities
