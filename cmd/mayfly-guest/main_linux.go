@@ -17,6 +17,7 @@ package main
 import (
 	"os"
 	"runtime"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -30,6 +31,10 @@ import (
 func init() { runtime.LockOSThread() }
 
 func main() {
+	// Executed by descriptor, it is named after the descriptor's number.
+	if name, err := unix.BytePtrFromString(os.Args[0]); err == nil {
+		unix.Prctl(unix.PR_SET_NAME, uintptr(unsafe.Pointer(name)), 0, 0, 0)
+	}
 	if os.Args[0] == boot.LauncherName {
 		launcher()
 		return

@@ -193,6 +193,10 @@ func (in *installation) leftovers() (left []string) {
 	}
 	processes, _ := filepath.Glob("/proc/[0-9]*")
 	for _, p := range processes {
+		status, _ := os.ReadFile(p + "/status")
+		if bytes.Contains(status, []byte("\nState:\tZ")) {
+			continue // has ended; whoever adopted it from the killed server has yet to notice
+		}
 		info, _ := os.ReadFile(p + "/mountinfo")
 		cgroup, _ := os.ReadFile(p + "/cgroup")
 		if strings.Contains(string(cgroup), "mayfly-"+in.id) || strings.Contains(string(info), in.dir) {
