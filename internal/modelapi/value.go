@@ -1,0 +1,412 @@
+package modelapi
+
+import (
+	"bytes"
+	"fmt"
+	"strconv"
+	"strings"
+	"unicode/utf16"
+	"unicode/utf8"
+
+	"mayfly.dev/mayfly"
+)
+
+// maxDepth is how deep arrays and objects may lie in each other.
+const maxDepth = 1000
+
+// kind of a JSON value.
+type kind byte
+
+const (
+	absent kind = iota
+	null
+	boolean
+	number
+	text
+	array
+	object
+)
+
+// value is a parsed JSON value. The zero value is an absent one, on which all
+// questions are answered with nothing.
+type value struct {
+	kind    kind
+	str     string // of text, decoded; of number and boolean, as written
+	raw     []byte // as written
+	items   []value
+	members []member
+}
+
+type member struct {
+	name string
+	v    value
+}
+
+// get is the member of that name.
+func (v value) get(name string) value {
+	for i := range v.members {
+		if v.members[i].name == name {
+			return v.members[i].v
+		}
+	}
+	return value{}
+}
+
+// at follows names into objects.
+func (v value) at(names ...string) value {
+	for _, n := range names {
+		v = v.get(n)
+	}
+	return v
+}
+
+// text is the value of a string; "" for everything else.
+func (v value) text() string {
+	if v.kind == text {
+		return v.str
+	}
+	return ""
+}
+
+func (v value) is(s string) bool { return v.kind == text && v.str == s }
+
+func (v value) bool() bool { return v.kind == boolean && v.str == "true" }
+
+// int is the value of a number cut to its whole part, saturated; 0 for
+// everything else.
+func (v value) int() int64 {
+	if v.kind != number {
+		return 0
+	}
+	if n, err := strconv.ParseInt(v.str, 10, 64); err == nil {
+		return n
+	}
+	f, _ := strconv.ParseFloat(v.str, 64)
+	return int64(max(-1<<62, min(f, 1<<62)))
+}
+
+func (v value) intPointer() *int64 {
+	if v.kind != number {
+		return nil
+	}
+	n := v.int()
+	return &n
+}
+
+func (v value) floatPointer() *float64 {
+	if v.kind != number {
+		return nil
+	}
+	f, err := strconv.ParseFloat(v.str, 64)
+	if err != nil {
+		return nil
+	}
+	return &f
+}
+
+// parser reads JSON (RFC 8259) in one pass. Names that an object has twice are
+// an error, since readers disagree about them; bytes that are not UTF-8 become
+// U+FFFD.
+type parser struct {
+	in    []byte
+	pos   int
+	depth int
+}
+
+// parseValue reads one JSON value with nothing but space around it.
+func parseValue(in []byte) (value, error) {
+	p := parser{in: in}
+	v, err := p.value()
+	if err != nil {
+		return value{}, err
+	}
+	if p.space(); p.pos < len(in) {
+		return value{}, p.errorf("more after the value")
+	}
+	return v, nil
+}
+
+func (p *parser) errorf(format string, args ...any) error {
+	return mayfly.Errorf(mayfly.Invalid, "JSON at byte %d: %s", p.pos, fmt.Sprintf(format, args...))
+}
+
+func (p *parser) space() {
+	for p.pos < len(p.in) {
+		switch p.in[p.pos] {
+		case ' ', '\t', '\r', '\n':
+			p.pos++
+		default:
+			return
+		}
+	}
+}
+
+// peek is the next byte that is no space; 0 at the end.
+func (p *parser) peek() byte {
+	p.space()
+	if p.pos < len(p.in) {
+		return p.in[p.pos]
+	}
+	return 0
+}
+
+func (p *parser) value() (value, error) {
+	c := p.peek()
+	start := p.pos
+	v, err := p.valueOf(c)
+	v.raw = p.in[start:p.pos]
+	return v, err
+}
+
+func (p *parser) valueOf(c byte) (value, error) {
+	switch {
+	case c == '{':
+		return p.object()
+	case c == '[':
+		return p.array()
+	case c == '"':
+		s, err := p.text()
+		return value{kind: text, str: s}, err
+	case c == '-' || c >= '0' && c <= '9':
+		return p.number()
+	}
+	for word, k := range map[string]kind{"true": boolean, "false": boolean, "null": null} {
+		if bytes.HasPrefix(p.in[p.pos:], []byte(word)) {
+			p.pos += len(word)
+			return value{kind: k, str: word}, nil
+		}
+	}
+	if p.pos == len(p.in) {
+		return value{}, p.errorf("it ends too early")
+	}
+	return value{}, p.errorf("unexpected %q", c)
+}
+
+func (p *parser) enter() error {
+	p.pos++
+	if p.depth++; p.depth > maxDepth {
+		return p.errorf("nested more than %d deep", maxDepth)
+	}
+	return nil
+}
+
+// more is called after an element: it is true when another follows.
+func (p *parser) more(end byte) (bool, error) {
+	switch c := p.peek(); c {
+	case ',':
+		p.pos++
+		return true, nil
+	case end:
+		p.pos++
+		p.depth--
+		return false, nil
+	}
+	return false, p.errorf("expected a comma or %q", end)
+}
+
+func (p *parser) array() (value, error) {
+	v := value{kind: array}
+	if err := p.enter(); err != nil {
+		return v, err
+	}
+	if p.peek() == ']' {
+		p.pos++
+		p.depth--
+		return v, nil
+	}
+	for {
+		item, err := p.value()
+		if err != nil {
+			return v, err
+		}
+		v.items = append(v.items, item)
+		if more, err := p.more(']'); err != nil || !more {
+			return v, err
+		}
+	}
+}
+
+func (p *parser) object() (value, error) {
+	v := value{kind: object}
+	if err := p.enter(); err != nil {
+		return v, err
+	}
+	if p.peek() == '}' {
+		p.pos++
+		p.depth--
+		return v, nil
+	}
+	for {
+		name, err := p.name()
+		if err != nil {
+			return v, err
+		}
+		item, err := p.value()
+		if err != nil {
+			return v, err
+		}
+		v.members = append(v.members, member{name, item})
+		if more, err := p.more('}'); err != nil || !more {
+			return v, p.once(v.members, err)
+		}
+	}
+}
+
+// name reads a member's name and the colon.
+func (p *parser) name() (string, error) {
+	if p.peek() != '"' {
+		return "", p.errorf("expected a name")
+	}
+	name, err := p.text()
+	if err != nil {
+		return "", err
+	}
+	if p.peek() != ':' {
+		return "", p.errorf("expected a colon")
+	}
+	p.pos++
+	return name, nil
+}
+
+// once checks that no name is there twice.
+func (p *parser) once(list []member, err error) error {
+	if err != nil {
+		return err
+	}
+	if len(list) <= 8 {
+		for i := range list {
+			for j := range i {
+				if list[i].name == list[j].name {
+					return p.errorf("%q is there twice", list[i].name)
+				}
+			}
+		}
+		return nil
+	}
+	seen := make(map[string]bool, len(list))
+	for _, m := range list {
+		if seen[m.name] {
+			return p.errorf("%q is there twice", m.name)
+		}
+		seen[m.name] = true
+	}
+	return nil
+}
+
+func (p *parser) digits() int {
+	start := p.pos
+	for p.pos < len(p.in) && p.in[p.pos] >= '0' && p.in[p.pos] <= '9' {
+		p.pos++
+	}
+	return p.pos - start
+}
+
+func (p *parser) number() (value, error) {
+	start := p.pos
+	if p.in[p.pos] == '-' {
+		p.pos++
+	}
+	first := p.pos
+	if n := p.digits(); n == 0 || n > 1 && p.in[first] == '0' {
+		return value{}, p.errorf("not a number")
+	}
+	if p.pos < len(p.in) && p.in[p.pos] == '.' {
+		p.pos++
+		if p.digits() == 0 {
+			return value{}, p.errorf("not a number")
+		}
+	}
+	if p.pos < len(p.in) && p.in[p.pos]|0x20 == 'e' {
+		p.pos++
+		if p.pos < len(p.in) && (p.in[p.pos] == '+' || p.in[p.pos] == '-') {
+			p.pos++
+		}
+		if p.digits() == 0 {
+			return value{}, p.errorf("not a number")
+		}
+	}
+	return value{kind: number, str: string(p.in[start:p.pos])}, nil
+}
+
+// text reads a string and decodes it.
+func (p *parser) text() (string, error) {
+	p.pos++
+	start := p.pos
+	for p.pos < len(p.in) {
+		switch c := p.in[p.pos]; {
+		case c == '"':
+			s := p.in[start:p.pos]
+			p.pos++
+			return strings.ToValidUTF8(string(s), "\uFFFD"), nil
+		case c == '\\':
+			return p.escaped(start)
+		case c < 0x20:
+			return "", p.errorf("a control character in a string")
+		}
+		p.pos++
+	}
+	return "", p.errorf("a string does not end")
+}
+
+// escaped goes on with a string that began at start, from its first escape.
+func (p *parser) escaped(start int) (string, error) {
+	out := append([]byte(nil), p.in[start:p.pos]...)
+	for p.pos < len(p.in) {
+		c := p.in[p.pos]
+		switch {
+		case c == '"':
+			p.pos++
+			return strings.ToValidUTF8(string(out), "\uFFFD"), nil
+		case c == '\\':
+			r, err := p.escape()
+			if err != nil {
+				return "", err
+			}
+			out = utf8.AppendRune(out, r)
+			continue
+		case c < 0x20:
+			return "", p.errorf("a control character in a string")
+		}
+		out = append(out, c)
+		p.pos++
+	}
+	return "", p.errorf("a string does not end")
+}
+
+const escapes = `"\/bfnrt`
+const escaped = "\"\\/\b\f\n\r\t"
+
+func (p *parser) escape() (rune, error) {
+	p.pos++
+	if p.pos == len(p.in) {
+		return 0, p.errorf("a string does not end")
+	}
+	if i := strings.IndexByte(escapes, p.in[p.pos]); i >= 0 {
+		p.pos++
+		return rune(escaped[i]), nil
+	}
+	high, ok := p.hex(p.pos)
+	if !ok {
+		return 0, p.errorf("an unknown escape")
+	}
+	p.pos += 5
+	if !utf16.IsSurrogate(high) {
+		return high, nil
+	}
+	if p.pos < len(p.in) && p.in[p.pos] == '\\' {
+		if low, ok := p.hex(p.pos + 1); ok && utf16.DecodeRune(high, low) != utf8.RuneError {
+			p.pos += 6
+			return utf16.DecodeRune(high, low), nil
+		}
+	}
+	return utf8.RuneError, nil
+}
+
+// hex reads uXXXX at pos.
+func (p *parser) hex(pos int) (rune, bool) {
+	if pos+5 > len(p.in) || p.in[pos] != 'u' {
+		return 0, false
+	}
+	n, err := strconv.ParseUint(string(p.in[pos+1:pos+5]), 16, 32)
+	return rune(n), err == nil
+}
