@@ -1,0 +1,193 @@
+// Package gateway is the only way out of an environment: an HTTP server that
+// listens on the environment's own loopback, lets requests of its runs pass to
+// the model APIs with the real credentials, and records what passes.
+package gateway
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	"mayfly.dev/mayfly"
+)
+
+// Port is where the gateway listens on the loopback of every environment.
+const Port = 2929
+
+// Options configure New. Runs and Recorder are required; zero values of the
+// rest are good for production.
+type Options struct {
+	Runs     Runs
+	Recorder Recorder
+	Player   Player // without one, replays are refused
+
+	Providers *Providers       // default: the built-in ones, with keys from the server's environment
+	TLS       *tls.Config      // for upstreams
+	Log       *slog.Logger     // default slog.Default()
+	Now       func() time.Time // default time.Now
+
+	Silence    time.Duration // longest wait for an upstream's next byte; default 15 min
+	Stall      time.Duration // longest wait for an agent to take or send bytes; default 60 s
+	Durable    time.Duration // longest wait for the recording; default 30 s
+	MaxBody    int64         // of a request, in bytes; default 32 MiB
+	MaxAnswer  int64         // recorded of an answer, in bytes; default 64 MiB
+	MaxRequest int           // requests at once, for each environment; default 512
+}
+
+// Gateway serves one listener for each environment.
+type Gateway struct {
+	runs     Runs
+	recorder Recorder
+	player   Player
+	o        Options
+	log      *slog.Logger
+	now      func() time.Time
+
+	mu     sync.Mutex // guards the rest
+	doors  map[string]*door
+	closed bool
+}
+
+// New makes a gateway that listens nowhere yet.
+func New(o Options) *Gateway {
+	o = o.withDefaults()
+	return &Gateway{
+		runs: o.Runs, recorder: o.Recorder, player: o.Player, o: o, log: o.Log, now: o.Now,
+		doors: map[string]*door{},
+	}
+}
+
+func (o Options) withDefaults() Options {
+	if o.Log == nil {
+		o.Log = slog.Default()
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	fallback(&o.Silence, 15*time.Minute)
+	fallback(&o.Stall, time.Minute)
+	fallback(&o.Durable, 30*time.Second)
+	fallback(&o.MaxBody, 32<<20)
+	fallback(&o.MaxAnswer, 64<<20)
+	fallback(&o.MaxRequest, 512)
+	return o
+}
+
+func fallback[T comparable](v *T, otherwise T) {
+	var zero T
+	if *v == zero {
+		*v = otherwise
+	}
+}
+
+// Open serves l for the environment, in the background, and owns it from now
+// on. It is a Conflict when the environment has a listener already.
+func (g *Gateway) Open(env string, l net.Listener) error {
+	d := newDoor(g, env)
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.closed {
+		return errors.Join(mayfly.Errorf(mayfly.Unavailable, "the gateway is closed"), l.Close())
+	}
+	if g.doors[env] != nil {
+		return errors.Join(mayfly.Errorf(mayfly.Conflict, "environment %s has a gateway already", env), l.Close())
+	}
+	g.doors[env] = d
+	go d.serve(l)
+	return nil
+}
+
+// Close stops listening for the environment, cuts what is passing, and returns
+// when all of it is recorded. Closing what is not open is not an error.
+func (g *Gateway) Close(env string) error {
+	g.mu.Lock()
+	d := g.doors[env]
+	delete(g.doors, env)
+	g.mu.Unlock()
+	if d == nil {
+		return nil
+	}
+	return d.close()
+}
+
+// Shutdown stops listening everywhere, lets what is passing end until ctx
+// does, and cuts the rest.
+func (g *Gateway) Shutdown(ctx context.Context) error {
+	g.mu.Lock()
+	g.closed = true
+	doors := g.doors
+	g.doors = map[string]*door{}
+	g.mu.Unlock()
+	var wg sync.WaitGroup
+	errs := make(chan error, len(doors))
+	for _, d := range doors {
+		wg.Go(func() { errs <- d.shutdown(ctx) })
+	}
+	wg.Wait()
+	close(errs)
+	var all []error
+	for err := range errs {
+		all = append(all, err)
+	}
+	return errors.Join(all...)
+}
+
+// door is the gateway of one environment.
+type door struct {
+	g      *Gateway
+	env    string
+	server *http.Server
+	served chan struct{} // closed when serve returned
+	active sync.WaitGroup
+}
+
+func newDoor(g *Gateway, env string) *door {
+	d := &door{g: g, env: env, served: make(chan struct{})}
+	var http1 http.Protocols
+	http1.SetHTTP1(true)
+	d.server = &http.Server{
+		Handler:           d,
+		Protocols:         &http1,
+		ReadHeaderTimeout: g.o.Stall,
+		IdleTimeout:       5 * time.Minute,
+		MaxHeaderBytes:    256 << 10,
+		ErrorLog:          slog.NewLogLogger(g.log.Handler(), slog.LevelDebug),
+	}
+	return d
+}
+
+func (d *door) serve(l net.Listener) {
+	defer close(d.served)
+	if err := d.server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		d.g.log.Error("the gateway of an environment ended", "env", d.env, "err", err)
+	}
+}
+
+func (d *door) close() error {
+	err := d.server.Close()
+	<-d.served
+	d.active.Wait()
+	if err != nil && !errors.Is(err, net.ErrClosed) {
+		return fmt.Errorf("close gateway of %s: %w", d.env, err)
+	}
+	return nil
+}
+
+func (d *door) shutdown(ctx context.Context) error {
+	if err := d.server.Shutdown(ctx); err == nil {
+		return d.close()
+	}
+	return d.close()
+}
+
+func (d *door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	d.active.Add(1)
+	defer d.active.Done()
+	http.NotFound(w, r)
+}
