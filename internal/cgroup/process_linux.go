@@ -134,6 +134,9 @@ func (t *Tree) populated(env string) (bool, error) {
 	return len(pids) > 0, err
 }
 
+// Processes lists the processes of the environment.
+func (t *Tree) Processes(env string) ([]int, error) { return t.processes(env) }
+
 // processes lists the processes of the environment other than this one, which
 // may just have a thread there.
 func (t *Tree) processes(env string) ([]int, error) {

@@ -5,6 +5,7 @@ package driver
 import (
 	"context"
 	"io"
+	"net"
 	"time"
 
 	"mayfly.dev/mayfly"
@@ -122,4 +123,15 @@ type Driver interface {
 type Pauser interface {
 	Pause(ctx context.Context, h Handle) error
 	Resume(ctx context.Context, h Handle) error
+}
+
+// Listener is a driver that can open doors into an environment.
+type Listener interface {
+	// Listen opens a TCP port at 127.0.0.1 inside the environment, whose
+	// sandbox is alive or frozen, for its processes to connect to; nobody else
+	// reaches it. A port that was closed can be opened again, also by another
+	// server. The listener closes when the sandbox is stopped. The error is of
+	// kind mayfly.Conflict when a process inside has the port, and NotFound
+	// when there is no sandbox.
+	Listen(ctx context.Context, h Handle, port int) (net.Listener, error)
 }

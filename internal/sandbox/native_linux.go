@@ -37,6 +37,8 @@ type Cgroups interface {
 	Thaw(ctx context.Context, env string) error
 	// Kill returns when no process is left.
 	Kill(ctx context.Context, env string) error
+	// Processes lists the processes in the groups.
+	Processes(env string) ([]int, error)
 	Remove(ctx context.Context, env string) error
 	Usage(env string) (cpu time.Duration, memory, tasks, killed int64, err error)
 	List() ([]string, error)
@@ -55,6 +57,8 @@ type Native struct {
 	guest   *os.File // the program, sealed
 	filters [2][]byte
 	reapers sync.WaitGroup
+
+	listeners listeners
 
 	launching sync.Mutex // guards launcher
 	launcher  *launcher
@@ -144,6 +148,7 @@ func load(path string) (*os.File, error) {
 
 // Close releases what the runtime holds open. Sandboxes live on.
 func (n *Native) Close() error {
+	n.listeners.closeAll()
 	n.mu.Lock()
 	for _, p := range n.guests {
 		p.forget()
@@ -265,6 +270,7 @@ func (n *Native) Thaw(ctx context.Context, env string) error {
 }
 
 func (n *Native) Stop(ctx context.Context, env string) error {
+	n.listeners.closeOf(env)
 	exists, _, _, err := n.cgroups.Look(env)
 	if err == nil && exists {
 		err = n.cgroups.Kill(ctx, env)

@@ -62,6 +62,11 @@ type Runtime interface {
 	Stop(ctx context.Context, env string) error
 	// Dial connects to the guest (see package guest).
 	Dial(ctx context.Context, s Spec) (net.Conn, error)
+	// Listen opens a port of the sandbox's own loopback device, 127.0.0.1,
+	// for commands inside to connect to; from elsewhere nobody reaches it.
+	// Stop closes the listener. The error is of kind mayfly.Conflict when a
+	// process inside has the port.
+	Listen(ctx context.Context, s Spec, port int) (net.Listener, error)
 	// Usage reads the resource counters of a live sandbox.
 	Usage(ctx context.Context, env string) (Usage, error)
 	// List names the environments of which something is there.

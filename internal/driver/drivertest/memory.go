@@ -12,6 +12,7 @@ import (
 	"io"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -21,7 +22,7 @@ import (
 	"mayfly.dev/mayfly/internal/driver"
 )
 
-// Memory is a driver.Driver and driver.Pauser. Its "files" are what Write
+// Memory is a driver.Driver, driver.Pauser and driver.Listener. Its "files" are what Write
 // put there.
 type Memory struct {
 	// Fault is called before and after each effect with its name
@@ -40,6 +41,7 @@ type machine struct {
 	snapshots map[string]map[string]string
 	sandbox   driver.SandboxState
 	processes map[string]*process
+	listeners map[int]*pipes
 }
 
 type process struct {
@@ -48,14 +50,25 @@ type process struct {
 	deaf  bool          // ignores SIGTERM
 }
 
+// end records the end of a process, unless it has one.
+func (p *process) end(code int, reason string) {
+	select {
+	case <-p.ended:
+	default:
+		p.exit = driver.Exit{Code: code, Reason: reason, Ended: time.Now()}
+		close(p.ended)
+	}
+}
+
 // New makes an empty machine room.
 func New() *Memory {
 	return &Memory{templates: map[string]bool{}, envs: map[string]*machine{}}
 }
 
 var (
-	_ driver.Driver = (*Memory)(nil)
-	_ driver.Pauser = (*Memory)(nil)
+	_ driver.Driver   = (*Memory)(nil)
+	_ driver.Pauser   = (*Memory)(nil)
+	_ driver.Listener = (*Memory)(nil)
 )
 
 // do runs an effect between its two fault points.
@@ -79,6 +92,7 @@ func (m *Memory) machine(h driver.Handle) *machine {
 		m.envs[h.Environment] = &machine{
 			handle: h, snapshots: map[string]map[string]string{},
 			sandbox: driver.SandboxGone, processes: map[string]*process{},
+			listeners: map[int]*pipes{},
 		}
 	}
 	return m.envs[h.Environment]
@@ -117,6 +131,9 @@ func (m *Memory) Empty() bool {
 
 func (e *machine) kill(left driver.SandboxState) {
 	e.sandbox = left
+	for _, l := range e.listeners {
+		l.Close()
+	}
 	for run, p := range e.processes {
 		select {
 		case <-p.ended:
@@ -286,8 +303,9 @@ func (m *Memory) Hash(ctx context.Context, h driver.Handle, s driver.Spec, snaps
 }
 
 // StartProcess implements driver.Driver. The commands are: "true", "false",
-// "sleep" (until it is ended), "deaf" (the same, but ignores SIGTERM), and
-// "write NAME CONTENT".
+// "sleep" (until it is ended), "deaf" (the same, but ignores SIGTERM),
+// "write NAME CONTENT", and "hear PORT WORD" (ends with 0 when whoever listens
+// there says the word, else with 1).
 func (m *Memory) StartProcess(ctx context.Context, h driver.Handle, s driver.Spec, p driver.Process) error {
 	return m.do("process", func() error {
 		e := m.machine(h)
@@ -299,23 +317,25 @@ func (m *Memory) StartProcess(ctx context.Context, h driver.Handle, s driver.Spe
 		}
 		q := &process{ended: make(chan struct{})}
 		e.processes[p.Run] = q
-		end := func(code int, reason string) {
-			q.exit = driver.Exit{Code: code, Reason: reason, Ended: time.Now()}
-			close(q.ended)
-		}
 		switch p.Command[0] {
 		case "true":
-			end(0, "")
+			q.end(0, "")
 		case "false":
-			end(1, "")
+			q.end(1, "")
 		case "write":
 			e.files[p.Command[1]] = p.Command[2]
-			end(0, "")
+			q.end(0, "")
+		case "hear":
+			port, err := strconv.Atoi(p.Command[1])
+			if err != nil {
+				return err
+			}
+			go m.hear(h.Environment, port, p.Command[2], q)
 		case "sleep":
 		case "deaf":
 			q.deaf = true
 		default:
-			end(127, "not found")
+			q.end(127, "not found")
 		}
 		return nil
 	})
@@ -352,12 +372,7 @@ func (m *Memory) SignalProcess(ctx context.Context, h driver.Handle, run string,
 		if p == nil || p.deaf && signal == int(syscall.SIGTERM) {
 			return nil
 		}
-		select {
-		case <-p.ended:
-		default:
-			p.exit = driver.Exit{Code: 128 + signal, Ended: time.Now()}
-			close(p.ended)
-		}
+		p.end(128+signal, "")
 		return nil
 	})
 }

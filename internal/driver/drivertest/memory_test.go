@@ -2,6 +2,7 @@ package drivertest
 
 import (
 	"io"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -17,6 +18,7 @@ func TestMemory(t *testing.T) {
 		return Fixture{
 			Driver: m, Template: "sha256:x",
 			Write: func(name, content string) []string { return []string{"write", name, content} },
+			Hear:  func(port int, word string) []string { return []string{"hear", strconv.Itoa(port), word} },
 			Sleep: []string{"sleep"}, Fail: []string{"false"},
 		}
 	})

@@ -15,10 +15,11 @@ import (
 // Fixture is an implementation under test.
 type Fixture struct {
 	Driver   driver.Driver
-	Template string                              // digest of a prepared template
-	Write    func(name, content string) []string // a command that writes a file and ends with 0
-	Sleep    []string                            // a command that runs until it gets a signal
-	Fail     []string                            // a command that ends with 1
+	Template string                               // digest of a prepared template
+	Write    func(name, content string) []string  // a command that writes a file and ends with 0
+	Hear     func(port int, word string) []string // a command that ends with 0 if it reads the word as a line at 127.0.0.1:port
+	Sleep    []string                             // a command that runs until it gets a signal
+	Fail     []string                             // a command that ends with 1
 }
 
 // suite is one test's environment.
@@ -43,6 +44,9 @@ func Run(t *testing.T, open func(t *testing.T) Fixture) {
 		"PausedEnvironmentKeepsItsProcess":   (*suite).pause,
 		"SnapshotOfAPausedOneStaysPaused":    (*suite).pausedSnapshot,
 		"UnknownTemplateIsMissing":           (*suite).unknownTemplate,
+		"ProcessReachesAListener":            (*suite).listen,
+		"ListenerIsOfOneEnvironment":         (*suite).listenAlone,
+		"ListenerEndsWithTheSandbox":         (*suite).listenStop,
 	} {
 		t.Run(name, func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)

@@ -36,7 +36,7 @@ type Options struct {
 	Log      *slog.Logger
 }
 
-// Driver is a driver.Driver and a driver.Pauser.
+// Driver is a driver.Driver, a driver.Pauser and a driver.Listener.
 type Driver struct {
 	dir      string
 	pool     volume.Pool
@@ -45,8 +45,9 @@ type Driver struct {
 }
 
 var (
-	_ driver.Driver = (*Driver)(nil)
-	_ driver.Pauser = (*Driver)(nil)
+	_ driver.Driver   = (*Driver)(nil)
+	_ driver.Pauser   = (*Driver)(nil)
+	_ driver.Listener = (*Driver)(nil)
 )
 
 // New makes a driver.
@@ -385,6 +386,15 @@ func (d *Driver) dial(ctx context.Context, h driver.Handle) (net.Conn, error) {
 		return nil, fmt.Errorf("connect to guest: %w", err)
 	}
 	return conn, nil
+}
+
+// Listen implements driver.Listener.
+func (d *Driver) Listen(ctx context.Context, h driver.Handle, port int) (net.Listener, error) {
+	rt, err := d.runtime(h.Isolation)
+	if err != nil {
+		return nil, err
+	}
+	return rt.Listen(ctx, sandbox.Spec{Environment: h.Environment, Host: d.pool.Host(h.Environment), UIDBase: h.UIDBase}, port)
 }
 
 // StartProcess implements driver.Driver.

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -120,6 +121,11 @@ func put(t testing.TB, d *Driver, l mayfly.Lock) {
 	}
 }
 
+// hear is a command that ends with 0 if it reads the word at the port.
+func hear(port int, word string) []string {
+	return []string{"bash", "-c", `exec 3<>/dev/tcp/127.0.0.1/$1 && read -t 10 -r line <&3 && [ "$line" = "$2" ]`, "bash", strconv.Itoa(port), word}
+}
+
 func TestDriver(t *testing.T) {
 	for _, kind := range []volume.Kind{volume.Btrfs, volume.Plain} {
 		t.Run(string(kind), func(t *testing.T) {
@@ -131,6 +137,7 @@ func TestDriver(t *testing.T) {
 					Write: func(name, content string) []string {
 						return []string{"sh", "-c", `printf %s "$2" > "$1"`, "sh", name, content}
 					},
+					Hear:  hear,
 					Sleep: []string{"sleep", "1000"}, Fail: []string{"false"},
 				}
 			})
