@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -28,6 +29,7 @@ type repository struct {
 	gitDir    string
 	commonDir string // differs from gitDir in linked work trees
 	off       []string
+	simple    bool              // see plain; the configuration has not been read
 	config    map[string]string // last value wins; keys as git prints them
 }
 
@@ -295,26 +297,56 @@ func (r *repository) loadConfig(ctx context.Context) error {
 	return nil
 }
 
-// mayNamePrograms reports whether the repository's own configuration could
-// define filters or move the work tree, so that loadConfig must come before
-// anything else. Most cannot, and save the time of a process. Section names
-// admit no escapes, so looking for the words is enough. Merge drivers do not
-// count: nothing that reads a work tree merges, and every clone says "merge".
-func (r *repository) mayNamePrograms() bool {
-	const most = 1 << 20
-	for _, name := range []string{filepath.Join(r.commonDir, "config"), filepath.Join(r.gitDir, "config.worktree")} {
-		b, err := readSmall(name, most)
-		if err != nil && !errors.Is(err, os.ErrNotExist) {
-			return true
-		}
-		b = bytes.ToLower(b)
-		for _, word := range []string{"filter", "include", "worktree"} {
-			if bytes.Contains(b, []byte(word)) {
-				return true
-			}
+// plain reports whether no configuration file says anything that decides how
+// the work tree is read, so that git need not be asked for the configuration,
+// which costs a process. Section names admit no escapes, so looking for words
+// is enough. Merge drivers do not count: nothing that reads a work tree merges,
+// and every clone says "merge".
+func (r *repository) plain() bool {
+	system, ok := systemConfig()
+	if !ok {
+		return false
+	}
+	words := []string{"include", "autocrlf", "attributesfile"}
+	if home, err := os.UserHomeDir(); err == nil {
+		system = append(system, filepath.Join(home, ".gitconfig"), filepath.Join(home, ".config", "git", "config"))
+	}
+	if dir := os.Getenv("XDG_CONFIG_HOME"); dir != "" {
+		system = append(system, filepath.Join(dir, "git", "config"))
+	}
+	for _, name := range system {
+		if mentions(name, words...) {
+			return false
 		}
 	}
-	return false
+	words = append(words, "filter", "worktree", "extensions") // another object format is an extension
+	return !mentions(filepath.Join(r.commonDir, "config"), words...) &&
+		!mentions(filepath.Join(r.gitDir, "config.worktree"), words...)
+}
+
+// systemConfig names the files that git as packaged reads for the whole
+// machine; ok is false when the installed one may read others.
+func systemConfig() (files []string, ok bool) {
+	switch path, err := exec.LookPath("git"); {
+	case err != nil:
+		return nil, false
+	case path == "/usr/bin/git" || path == "/bin/git":
+		return []string{"/etc/gitconfig"}, true
+	case path == "/usr/local/bin/git":
+		return []string{"/usr/local/etc/gitconfig", "/etc/gitconfig"}, true
+	}
+	return nil, false
+}
+
+// mentions reports whether a file contains one of the words in any case, or
+// cannot be read.
+func mentions(name string, words ...string) bool {
+	b, err := readSmall(name, 1<<20)
+	if err != nil {
+		return !errors.Is(err, os.ErrNotExist)
+	}
+	b = bytes.ToLower(b)
+	return slices.ContainsFunc(words, func(w string) bool { return bytes.Contains(b, []byte(w)) })
 }
 
 // driverKeys are the settings that disarm a driver of each sort. An empty

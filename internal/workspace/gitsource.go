@@ -20,16 +20,10 @@ const maxNesting = 16
 
 // readGit fills s from a repository.
 func (s *Source) readGit(ctx context.Context, dir string) error {
-	var l *listing
-	var head commitInfo
-	var err error
-	if s.opts.Uncommitted && !s.repo.mayNamePrograms() {
-		l, head, err = s.repo.readAtOnce(ctx)
-	} else {
-		err = s.repo.loadConfig(ctx)
-	}
-	if err != nil {
-		return fmt.Errorf("read workspace: %w", err)
+	if s.repo.simple = s.repo.plain(); !s.repo.simple {
+		if err := s.repo.loadConfig(ctx); err != nil {
+			return fmt.Errorf("read workspace: %w", err)
+		}
 	}
 	s.root = s.repo.root
 	s.dir = "."
@@ -37,17 +31,11 @@ func (s *Source) readGit(ctx context.Context, dir string) error {
 		s.dir = filepath.ToSlash(rel)
 	}
 	s.format = s.repo.objectFormat()
-	switch {
-	case l != nil:
-		err = s.readWorkTree(ctx, l, head)
-	case s.opts.Uncommitted:
-		if l, head, err = s.repo.listAndHead(ctx); err == nil {
-			err = s.readWorkTree(ctx, l, head)
-		}
-	default:
-		err = s.readCommit(ctx)
+	read := s.readCommit
+	if s.opts.Uncommitted {
+		read = s.readWorkTree
 	}
-	if err != nil {
+	if err := read(ctx); err != nil {
 		return fmt.Errorf("read workspace: %w", err)
 	}
 	return nil
@@ -189,12 +177,8 @@ func (r *repository) list(ctx context.Context) (*listing, error) {
 		}
 		return err
 	})
-	g.Go(func() error {
-		out, err := r.output(ctx, "ls-files", "-s", "-v", "-z")
-		if err != nil {
-			return err
-		}
-		if l.tracked, err = parseListFiles(out); err != nil {
+	g.Go(func() (err error) {
+		if l.tracked, err = r.tracked(ctx); err != nil {
 			return err
 		}
 		l.attributes = r.hasConversionAttributes(l.tracked)
@@ -203,10 +187,28 @@ func (r *repository) list(ctx context.Context) (*listing, error) {
 	return l, g.Wait()
 }
 
+// tracked lists the index.
+func (r *repository) tracked(ctx context.Context) ([]treeEntry, error) {
+	if r.simple {
+		if entries, err := r.readIndex(); err == nil {
+			return entries, nil
+		}
+	}
+	out, err := r.output(ctx, "ls-files", "-s", "-v", "-z")
+	if err != nil {
+		return nil, err
+	}
+	return parseListFiles(out)
+}
+
 // listAndHead asks for the state of the work tree and the commit.
 func (r *repository) listAndHead(ctx context.Context) (l *listing, head commitInfo, err error) {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() (err error) {
+		if loose, ok := r.looseHead(); ok && r.simple {
+			head = loose
+			return nil
+		}
 		head, err = r.commit(ctx, "HEAD")
 		return err
 	})
@@ -217,29 +219,12 @@ func (r *repository) listAndHead(ctx context.Context) (l *listing, head commitIn
 	return l, head, g.Wait()
 }
 
-// readAtOnce reads the configuration beside everything else, which is safe
-// only when mayNamePrograms says so.
-func (r *repository) readAtOnce(ctx context.Context) (l *listing, head commitInfo, err error) {
-	settings := *r
-	g, gctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return settings.loadConfig(gctx) })
-	g.Go(func() (err error) {
-		l, head, err = r.listAndHead(gctx)
-		return err
-	})
-	if err := g.Wait(); err != nil {
-		return nil, head, err
-	}
-	r.config = settings.config
-	if len(settings.off) > 0 || settings.root != r.root { // the file was changed this very moment
-		*r = settings
-		return r.listAndHead(ctx)
-	}
-	return l, head, nil
-}
-
 // readWorkTree takes the files as they are on disk.
-func (s *Source) readWorkTree(ctx context.Context, l *listing, head commitInfo) error {
+func (s *Source) readWorkTree(ctx context.Context) error {
+	l, head, err := s.repo.listAndHead(ctx)
+	if err != nil {
+		return err
+	}
 	if l.status.head != head.id {
 		return mayfly.Errorf(mayfly.Conflict, "HEAD of %s moved while the workspace was read", s.root).
 			Hint("try again when the other git command has ended")

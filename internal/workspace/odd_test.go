@@ -208,7 +208,7 @@ func TestNoProgramOfTheRepositoryRuns(t *testing.T) {
 	}
 }
 
-func TestOrdinaryCloneIsReadAtOnce(t *testing.T) {
+func TestConfigurationOfAnOrdinaryCloneIsNotAskedFor(t *testing.T) {
 	dir := newRepo(t, map[string]string{"a": "1"})
 	clone := filepath.Join(realTempDir(t), "clone")
 	git(t, "", "clone", "-q", dir, clone)
@@ -216,17 +216,19 @@ func TestOrdinaryCloneIsReadAtOnce(t *testing.T) {
 		key, value string
 		want       bool
 	}{
-		{"user.name", "x", false},
-		{"filter.x.clean", "x", true},
-		{"include.path", "x", true},
-		{"core.worktree", "..", true},
+		{"user.name", "x", true},
+		{"filter.x.clean", "x", false},
+		{"include.path", "x", false},
+		{"core.worktree", "..", false},
+		{"core.autocrlf", "input", false},
+		{"core.attributesFile", "x", false},
 	} {
 		r, err := find(clone)
-		if err != nil || r.mayNamePrograms() {
+		if err != nil || !r.plain() {
 			t.Fatalf("an ordinary clone is held for a dangerous one, %v", err)
 		}
 		git(t, clone, "config", c.key, c.value)
-		wantEqual(t, c.key, r.mayNamePrograms(), c.want)
+		wantEqual(t, c.key, r.plain(), c.want)
 		if err := os.WriteFile(filepath.Join(clone, ".git/config"), []byte("[core]\n\tbare = false\n[branch \"main\"]\n\tmerge = refs/heads/main\n"), 0o644); err != nil {
 			t.Fatal(err)
 		}
