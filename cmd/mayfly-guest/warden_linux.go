@@ -27,6 +27,7 @@ type warden struct {
 	alive *sync.Cond // signalled when there is a child to wait for
 	runs  map[string]*run
 	pids  map[int]*run
+	ports map[uint16]*port
 }
 
 func newWarden(c boot.Config, fds []int, oom int) *warden {
@@ -36,6 +37,7 @@ func newWarden(c boot.Config, fds []int, oom int) *warden {
 		forks: make(chan func()),
 		runs:  map[string]*run{},
 		pids:  map[int]*run{},
+		ports: map[uint16]*port{},
 	}
 	w.calm = []byte("0")
 	if b, err := os.ReadFile("/proc/self/oom_score_adj"); err == nil {
@@ -105,6 +107,10 @@ func (w *warden) serve(conn *os.File) {
 		w.signal(conn, r.Run, unix.Signal(r.Signal))
 	case wire.OpAttach:
 		w.attach(conn, r.Run)
+	case wire.OpListen:
+		w.listenAt(conn, r.Port)
+	case wire.OpAccept:
+		w.acceptAt(conn, r.Port)
 	}
 }
 

@@ -127,9 +127,9 @@ type Pauser interface {
 
 // Listener is a driver that can open doors into an environment.
 type Listener interface {
-	// Listen opens a TCP port at 127.0.0.1 inside the environment, whose
-	// sandbox is alive or frozen, for its processes to connect to; nobody else
-	// reaches it. A port that was closed can be opened again, also by another
+	// Listen opens a TCP port at 127.0.0.1 inside an environment that runs, for
+	// its processes to connect to; nobody else reaches it. With a frozen
+	// sandbox it may wait until that is let go on, or ctx ends. A port that was closed can be opened again, also by another
 	// server. The listener closes when the sandbox is stopped. The error is of
 	// kind mayfly.Conflict when a process inside has the port, and NotFound
 	// when there is no sandbox.

@@ -102,7 +102,7 @@ func ask(ctx context.Context, conn net.Conn, r wire.Request) ([]byte, error) {
 
 // request makes one request; the context bounds it.
 func request(ctx context.Context, conn net.Conn, r wire.Request) (text []byte, err error) {
-	if !wire.ValidRun(r.Run) {
+	if r.OfRun() && !wire.ValidRun(r.Run) {
 		return nil, mayfly.Errorf(mayfly.Invalid, "bad run id %q", r.Run)
 	}
 	b := wire.AppendRequest(nil, r)
@@ -133,6 +133,8 @@ func request(ctx context.Context, conn net.Conn, r wire.Request) (text []byte, e
 	switch status {
 	case wire.OK:
 		return text, nil
+	case wire.Taken:
+		return nil, mayfly.Errorf(mayfly.Conflict, "a process inside holds the port: %q", text)
 	case wire.NotFound:
 		return nil, mayfly.Errorf(mayfly.NotFound, "no run %s in this environment", r.Run)
 	case wire.Invalid:

@@ -164,6 +164,12 @@ func (g *GVisor) prepare(s Spec) (string, error) {
 	return dir, nil
 }
 
+// Listen implements Runtime. The network inside is gVisor's own: giving it one
+// of the kernel's would bring the kernel within reach of commands.
+func (g *GVisor) Listen(context.Context, Spec, int) (net.Listener, error) {
+	return nil, mayfly.Errorf(mayfly.Unsupported, "the host does not see the network of a gVisor sandbox: %w", errors.ErrUnsupported)
+}
+
 // Dial connects to the guest's socket, which is made from within: whatever
 // else is found under its name is left alone.
 func (g *GVisor) Dial(ctx context.Context, s Spec) (net.Conn, error) {

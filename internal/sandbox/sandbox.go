@@ -65,7 +65,8 @@ type Runtime interface {
 	// Listen opens a port of the sandbox's own loopback device, 127.0.0.1,
 	// for commands inside to connect to; from elsewhere nobody reaches it.
 	// Stop closes the listener. The error is of kind mayfly.Conflict when a
-	// process inside has the port.
+	// process inside has the port, and errors.ErrUnsupported when the sandbox's
+	// network is not the kernel's, so that only its guest can listen there.
 	Listen(ctx context.Context, s Spec, port int) (net.Listener, error)
 	// Usage reads the resource counters of a live sandbox.
 	Usage(ctx context.Context, env string) (Usage, error)

@@ -1,6 +1,7 @@
 package drivertest
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"slices"
@@ -14,12 +15,13 @@ import (
 
 // Fixture is an implementation under test.
 type Fixture struct {
-	Driver   driver.Driver
-	Template string                               // digest of a prepared template
-	Write    func(name, content string) []string  // a command that writes a file and ends with 0
-	Hear     func(port int, word string) []string // a command that ends with 0 if it reads the word as a line at 127.0.0.1:port
-	Sleep    []string                             // a command that runs until it gets a signal
-	Fail     []string                             // a command that ends with 1
+	Driver    driver.Driver
+	Isolation mayfly.Isolation                     // of the environments; empty: native
+	Template  string                               // digest of a prepared template
+	Write     func(name, content string) []string  // a command that writes a file and ends with 0
+	Hear      func(port int, word string) []string // a command that ends with 0 if it reads the word as a line at 127.0.0.1:port
+	Sleep     []string                             // a command that runs until it gets a signal
+	Fail      []string                             // a command that ends with 1
 }
 
 // suite is one test's environment.
@@ -67,7 +69,7 @@ func (s *suite) ok(err error) {
 func (s *suite) handle() driver.Handle {
 	s.n++
 	h := driver.Handle{
-		Environment: mayfly.NewID("env", time.Now()), Isolation: mayfly.Native,
+		Environment: mayfly.NewID("env", time.Now()), Isolation: cmp.Or(s.Isolation, mayfly.Native),
 		UIDBase: 0x4000_0000 + s.n*0x1_0000,
 	}
 	s.t.Cleanup(func() {

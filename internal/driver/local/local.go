@@ -381,7 +381,7 @@ func (d *Driver) dial(ctx context.Context, h driver.Handle) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	conn, err := rt.Dial(ctx, sandbox.Spec{Environment: h.Environment, Host: d.pool.Host(h.Environment), UIDBase: h.UIDBase})
+	conn, err := rt.Dial(ctx, d.guestOf(h))
 	if err != nil {
 		return nil, fmt.Errorf("connect to guest: %w", err)
 	}
@@ -394,7 +394,28 @@ func (d *Driver) Listen(ctx context.Context, h driver.Handle, port int) (net.Lis
 	if err != nil {
 		return nil, err
 	}
-	return rt.Listen(ctx, sandbox.Spec{Environment: h.Environment, Host: d.pool.Host(h.Environment), UIDBase: h.UIDBase}, port)
+	l, err := rt.Listen(ctx, d.guestOf(h), port)
+	if errors.Is(err, errors.ErrUnsupported) {
+		return d.listenThroughGuest(ctx, h, port)
+	}
+	return l, err
+}
+
+// listenThroughGuest is for sandboxes whose network only the guest is in.
+func (d *Driver) listenThroughGuest(ctx context.Context, h driver.Handle, port int) (net.Listener, error) {
+	seen, err := d.Inspect(ctx, h)
+	if err != nil {
+		return nil, err
+	}
+	if seen.Sandbox != driver.SandboxAlive && seen.Sandbox != driver.SandboxFrozen {
+		return nil, mayfly.Errorf(mayfly.NotFound, "environment %s does not run", h.Environment)
+	}
+	return guest.Listen(ctx, func(ctx context.Context) (net.Conn, error) { return d.dial(ctx, h) }, port)
+}
+
+// guestOf is the part of a sandbox's description that its guest is found by.
+func (d *Driver) guestOf(h driver.Handle) sandbox.Spec {
+	return sandbox.Spec{Environment: h.Environment, Host: d.pool.Host(h.Environment), UIDBase: h.UIDBase}
 }
 
 // StartProcess implements driver.Driver.

@@ -62,10 +62,12 @@ func open(t testing.TB, kind volume.Kind) *Driver {
 	if err != nil {
 		t.Fatal(err)
 	}
+	gvisor, closeGVisor := newGVisor(t, sandbox.Options{Cgroups: groups, Guest: guestProgram})
 	d := New(Options{
 		Dir: filepath.Join(dir, "templates"), Pool: pool, Log: slog.New(slog.NewTextHandler(t.Output(), nil)),
 		Runtimes: map[mayfly.Isolation]func() (sandbox.Runtime, error){
 			mayfly.Native: func() (sandbox.Runtime, error) { return native, nil },
+			mayfly.GVisor: gvisor,
 		},
 	})
 	t.Cleanup(func() {
@@ -78,6 +80,7 @@ func open(t testing.TB, kind volume.Kind) *Driver {
 			t.Error(err)
 		}
 		native.Close()
+		closeGVisor()
 		if err := groups.Close(); err != nil {
 			t.Error(err)
 		}
@@ -126,21 +129,23 @@ func hear(port int, word string) []string {
 	return []string{"bash", "-c", `exec 3<>/dev/tcp/127.0.0.1/$1 && read -t 10 -r line <&3 && [ "$line" = "$2" ]`, "bash", strconv.Itoa(port), word}
 }
 
+func fixture(t *testing.T, kind volume.Kind, isolation mayfly.Isolation) drivertest.Fixture {
+	d := open(t, kind)
+	put(t, d, lock(t))
+	return drivertest.Fixture{
+		Driver: d, Isolation: isolation, Template: lock(t).Template,
+		Write: func(name, content string) []string {
+			return []string{"sh", "-c", `printf %s "$2" > "$1"`, "sh", name, content}
+		},
+		Hear:  hear,
+		Sleep: []string{"sleep", "1000"}, Fail: []string{"false"},
+	}
+}
+
 func TestDriver(t *testing.T) {
 	for _, kind := range []volume.Kind{volume.Btrfs, volume.Plain} {
 		t.Run(string(kind), func(t *testing.T) {
-			drivertest.Run(t, func(t *testing.T) drivertest.Fixture {
-				d := open(t, kind)
-				put(t, d, lock(t))
-				return drivertest.Fixture{
-					Driver: d, Template: lock(t).Template,
-					Write: func(name, content string) []string {
-						return []string{"sh", "-c", `printf %s "$2" > "$1"`, "sh", name, content}
-					},
-					Hear:  hear,
-					Sleep: []string{"sleep", "1000"}, Fail: []string{"false"},
-				}
-			})
+			drivertest.Run(t, func(t *testing.T) drivertest.Fixture { return fixture(t, kind, mayfly.Native) })
 		})
 	}
 }

@@ -5,7 +5,8 @@
 //	server: u32 length, request
 //	guest:  u8 status, u32 length, text or exit record
 //
-// After a successful attach, the server sends messages (u8 kind, u32 length,
+// After a successful accept, the connection carries the bytes of the accepted
+// one. After a successful attach, the server sends messages (u8 kind, u32 length,
 // payload) and the guest sends single bytes: Wake when more output is
 // recorded, Ended when all of it is.
 package wire
@@ -24,6 +25,8 @@ const (
 	OpWait   Op = 2
 	OpSignal Op = 3
 	OpAttach Op = 4
+	OpListen Op = 5 // at a port, until the connection ends
+	OpAccept Op = 6 // one connection to that port, which is relayed after the reply
 )
 
 // Status is the outcome of a request.
@@ -34,6 +37,7 @@ const (
 	NotFound Status = 1 // the guest knows no such run
 	Invalid  Status = 2 // the request is wrong
 	Failed   Status = 3 // the guest could not do it
+	Taken    Status = 4 // a process inside has the port
 )
 
 // Bytes that the guest sends unasked.
@@ -73,7 +77,12 @@ type Request struct {
 	TTY, Stdin bool
 	Rows, Cols uint16
 	Output     int64
+
+	Port uint16
 }
+
+// OfRun reports whether the request is about a run and names it.
+func (r Request) OfRun() bool { return r.Op != OpListen && r.Op != OpAccept }
 
 // ValidRun reports whether s can be a run's id, and thus a file name.
 func ValidRun(s string) bool {
@@ -104,6 +113,9 @@ func AppendRequest(b []byte, r Request) []byte {
 		b = binary.LittleEndian.AppendUint16(b, r.Cols)
 		b = binary.LittleEndian.AppendUint64(b, uint64(r.Output))
 	}
+	if !r.OfRun() {
+		b = binary.LittleEndian.AppendUint16(b, r.Port)
+	}
 	binary.LittleEndian.PutUint32(b[at:], uint32(len(b)-at-4))
 	return b
 }
@@ -122,7 +134,10 @@ func ParseRequest(b []byte) (Request, error) {
 		r.Cols = p.Uint16()
 		r.Output = int64(p.Uint64())
 	}
-	if !p.Done() || r.Op < OpStart || r.Op > OpAttach || !ValidRun(r.Run) || r.Output < 0 {
+	if !r.OfRun() {
+		r.Port = p.Uint16()
+	}
+	if !p.Done() || r.Op < OpStart || r.Op > OpAccept || r.OfRun() != ValidRun(r.Run) || r.OfRun() != (r.Port == 0) || r.Output < 0 {
 		return Request{}, ErrMalformed
 	}
 	return r, nil

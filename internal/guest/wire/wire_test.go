@@ -15,6 +15,8 @@ var requests = []Request{
 	{Op: OpWait, Run: "r"},
 	{Op: OpSignal, Run: "r", Signal: 9},
 	{Op: OpAttach, Run: "0-9"},
+	{Op: OpListen, Port: 2929},
+	{Op: OpAccept, Port: 65535},
 }
 
 func TestRequestArrivesAsSent(t *testing.T) {
