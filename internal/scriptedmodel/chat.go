@@ -3,7 +3,6 @@ package scriptedmodel
 import (
 	"encoding/json"
 	"fmt"
-	"io"
 )
 
 // chat is the Chat Completions API.
@@ -13,74 +12,103 @@ func (chat) parse(body []byte) (turn, error) {
 	var q struct {
 		Tools []struct {
 			Function struct {
-				Name       string `json:"name"`
-				Parameters schema `json:"parameters"`
+				Name       string   `json:"name"`
+				Parameters property `json:"parameters"`
 			} `json:"function"`
 		} `json:"tools"`
 		Messages []struct {
 			Role    string          `json:"role"`
+			Call    string          `json:"tool_call_id"`
 			Content json.RawMessage `json:"content"`
 		} `json:"messages"`
+		Format struct {
+			Schema struct {
+				Schema json.RawMessage `json:"schema"`
+			} `json:"json_schema"`
+		} `json:"response_format"`
 	}
 	if err := json.Unmarshal(body, &q); err != nil {
 		return turn{}, fmt.Errorf("parse Chat Completions request: %w", err)
 	}
-	var t turn
+	t := turn{format: q.Format.Schema.Schema}
 	for _, o := range q.Tools {
-		f := o.Function
-		t.tools = append(t.tools, tool{name: f.Name, properties: f.Parameters.Properties, required: f.Parameters.Required})
+		t.tools = append(t.tools, tool{name: o.Function.Name, schema: o.Function.Parameters})
 	}
+	answered := false
 	for _, m := range q.Messages {
+		answered = answered || m.Role == "assistant"
 		if m.Role == "tool" {
-			t.results = append(t.results, contentText(m.Content))
+			t.results = append(t.results, result{m.Call, contentText(m.Content)})
+		}
+		if m.Role == "user" && !answered {
+			t.opening += contentText(m.Content) + "\n"
 		}
 	}
 	return t, nil
 }
 
-func (chat) write(w io.Writer, q request, r reply) error {
+func (chat) write(w *answer, q request, r reply) error {
+	used := object{
+		"prompt_tokens": r.usage.input, "completion_tokens": r.usage.output, "total_tokens": r.usage.input + r.usage.output,
+		"prompt_tokens_details":     object{"cached_tokens": r.usage.cached},
+		"completion_tokens_details": object{"reasoning_tokens": r.usage.reasoning},
+	}
 	stop := "stop"
-	message := object{"role": "assistant", "content": r.text}
-	if r.call != nil {
+	if len(r.calls) > 0 {
 		stop = "tool_calls"
-		message["tool_calls"] = []object{{
-			"id": r.call.id, "type": "function", "function": object{"name": r.call.name, "arguments": r.call.arguments},
-		}}
 	}
-	usage := object{"prompt_tokens": 100, "completion_tokens": 20, "total_tokens": 120}
 	if !q.Stream {
-		return json.NewEncoder(w).Encode(object{
-			"id": "chatcmpl-scripted", "object": "chat.completion", "created": 0, "model": q.Model,
-			"choices": []object{{"index": 0, "message": message, "finish_reason": stop}}, "usage": usage,
+		return w.json(object{
+			"id": "chatcmpl-" + q.id, "object": "chat.completion", "created": 0, "model": q.Model,
+			"choices": []object{{"index": 0, "message": chatMessage(r), "finish_reason": stop}}, "usage": used,
 		})
 	}
-	e := &events{w: w}
-	chunk := func(delta object, finish any) {
-		e.send("", object{
-			"id": "chatcmpl-scripted", "object": "chat.completion.chunk", "created": 0, "model": q.Model,
-			"choices": []object{{"index": 0, "delta": delta, "finish_reason": finish}},
-		})
+	chunk := func(choices []object, used any) {
+		o := object{"id": "chatcmpl-" + q.id, "object": "chat.completion.chunk", "created": 0, "model": q.Model, "choices": choices}
+		if used != nil {
+			o["usage"] = used
+		}
+		w.send("", o)
 	}
-	chunk(object{"role": "assistant", "content": ""}, nil)
+	for _, d := range chatDeltas(r) {
+		chunk([]object{{"index": 0, "delta": d, "finish_reason": nil}}, nil)
+	}
+	chunk([]object{{"index": 0, "delta": object{}, "finish_reason": stop}}, nil)
+	chunk([]object{}, used)
+	w.end("data: [DONE]\n\n")
+	return w.err
+}
+
+func chatMessage(r reply) object {
+	message := object{"role": "assistant", "content": r.text}
+	if r.thinking != "" {
+		message["reasoning_content"] = r.thinking
+	}
+	var calls []object
+	for _, c := range r.calls {
+		calls = append(calls, object{"id": c.id, "type": "function", "function": object{"name": c.name, "arguments": c.arguments}})
+	}
+	if calls != nil {
+		message["tool_calls"] = calls
+	}
+	return message
+}
+
+func chatDeltas(r reply) []object {
+	all := []object{{"role": "assistant", "content": ""}}
+	for _, p := range pieces(r.thinking) {
+		all = append(all, object{"reasoning_content": p})
+	}
 	for _, p := range pieces(r.text) {
-		chunk(object{"content": p}, nil)
+		all = append(all, object{"content": p})
 	}
-	if r.call != nil {
-		chunk(object{"tool_calls": []object{{
-			"index": 0, "id": r.call.id, "type": "function", "function": object{"name": r.call.name, "arguments": ""},
-		}}}, nil)
-		for _, p := range pieces(r.call.arguments) {
-			chunk(object{"tool_calls": []object{{"index": 0, "function": object{"arguments": p}}}}, nil)
+	for i, c := range r.calls {
+		all = append(all, object{"tool_calls": []object{{
+			"index": i, "id": c.id, "type": "function", "function": object{"name": c.name, "arguments": ""},
+		}}})
+		for _, p := range pieces(c.arguments) {
+			all = append(all, object{"tool_calls": []object{{"index": i, "function": object{"arguments": p}}}})
 		}
 	}
-	chunk(object{}, stop)
-	e.send("", object{
-		"id": "chatcmpl-scripted", "object": "chat.completion.chunk", "created": 0, "model": q.Model,
-		"choices": []any{}, "usage": usage,
-	})
-	if e.err != nil {
-		return e.err
-	}
-	_, err := io.WriteString(w, "data: [DONE]\n\n")
-	return err
+	return all
 }

@@ -1,19 +1,18 @@
 // Package scriptedmodel is a model API that follows a script instead of
-// thinking: it serves the Anthropic Messages, OpenAI Responses and OpenAI Chat
-// Completions protocols, so that real agents can be run for real without a
-// network and always do the same.
+// thinking: it serves the Anthropic Messages, OpenAI Responses, OpenAI Chat
+// Completions and Gemini protocols, so that real agents can be run for real
+// without a network and always do the same.
 //
-// It keeps no state between requests. Where a conversation stands follows from
-// the tool results that the request carries, so that retries, restarts and
-// parallel agents all get the answer that is theirs.
+// Where a conversation stands follows from the tool results that the request
+// carries, so that retries, restarts and parallel agents all get the answer
+// that is theirs, and the same request always the same one. The only state is
+// how often a step that a script gives trouble was asked for.
 package scriptedmodel
 
 import (
 	"encoding/json"
 	"fmt"
-	"path"
 	"regexp"
-	"slices"
 	"strings"
 )
 
@@ -21,21 +20,50 @@ import (
 type Script struct {
 	Dir   string `json:"dir"` // relative paths of steps start here
 	Steps []Step `json:"steps"`
+	// Agents are the scripts of subagents, by the name that an action gives
+	// when it delegates.
+	Agents map[string]Subagent `json:"agents,omitempty"`
 }
 
-// Step is one answer: a remark and at most one action. A step without an
-// action ends the conversation.
+// Subagent is the script of a conversation that another one began: the one
+// whose first messages contain the prompt.
+type Subagent struct {
+	Prompt string `json:"prompt"`
+	Steps  []Step `json:"steps"`
+}
+
+// Step is one answer: a remark and its actions. A step without an action ends
+// the conversation.
 type Step struct {
-	Say    string `json:"say"`
-	Write  *File  `json:"write,omitempty"`
-	Run    string `json:"run,omitempty"`    // shell command
-	Expect string `json:"expect,omitempty"` // regular expression that the action's result must match
+	Think string `json:"think,omitempty"` // reasoning before the remark
+	Say   string `json:"say"`
+	Action
+	Also    []Action `json:"also,omitempty"` // further actions, at once
+	Trouble Trouble  `json:"trouble,omitzero"`
+}
+
+// Action is one use of a tool.
+type Action struct {
+	Write    *File  `json:"write,omitempty"`
+	Run      string `json:"run,omitempty"`      // shell command
+	Delegate string `json:"delegate,omitempty"` // to the subagent of this name
+	Expect   string `json:"expect,omitempty"`   // regular expression that the result must match
 }
 
 // File is a file to write.
 type File struct {
 	Path    string `json:"path"`
 	Content string `json:"content"`
+}
+
+// Trouble is what goes wrong with an answer, or slowly.
+type Trouble struct {
+	Times   int `json:"times,omitempty"`      // only the first so many times that the step is asked for; 0 means always
+	Status  int `json:"status,omitempty"`     // HTTP status instead of an answer
+	Cut     int `json:"cut,omitempty"`        // break the connection after so many events
+	Pause   int `json:"pause_ms,omitempty"`   // milliseconds before each event
+	Silence int `json:"silence_ms,omitempty"` // milliseconds with nothing but pings after the first event
+	Ping    int `json:"ping_ms,omitempty"`    // milliseconds between these pings; 0 means none
 }
 
 // ParseScript reads a script and checks it.
@@ -47,163 +75,167 @@ func ParseScript(data []byte) (*Script, error) {
 	if len(s.Steps) == 0 {
 		return nil, fmt.Errorf("parse script: it has no steps")
 	}
-	for i, step := range s.Steps {
-		if _, err := regexp.Compile(step.Expect); err != nil {
-			return nil, fmt.Errorf("parse script: step %d: %w", i+1, err)
+	if err := s.check(s.Steps); err != nil {
+		return nil, fmt.Errorf("parse script: %w", err)
+	}
+	for name, a := range s.Agents {
+		if a.Prompt == "" {
+			return nil, fmt.Errorf("parse script: agent %s has no prompt", name)
 		}
-		if step.Write != nil && step.Run != "" {
-			return nil, fmt.Errorf("parse script: step %d both writes and runs", i+1)
+		if err := s.check(a.Steps); err != nil {
+			return nil, fmt.Errorf("parse script: agent %s: %w", name, err)
 		}
 	}
 	return &s, nil
 }
 
-// tool is one that the agent offers.
-type tool struct {
-	name       string
-	freeform   bool // takes text instead of JSON
-	properties map[string]property
-	required   []string
-}
-
-type property struct {
-	Type any `json:"type"` // a string or an array of them
-}
-
-// turn is what all protocols' requests have in common.
-type turn struct {
-	tools   []tool
-	results []string // of the actions so far, in order
-}
-
-// reply is what all protocols' answers have in common.
-type reply struct {
-	text string
-	call *call
-}
-
-// call asks the agent to use a tool.
-type call struct {
-	id        string
-	name      string
-	freeform  bool
-	arguments string // JSON, or text when freeform
-}
-
-// next is the answer to a request.
-func (s *Script) next(t turn) (reply, error) {
-	if len(t.tools) == 0 {
-		// Agents ask for titles and summaries beside their work.
-		return reply{text: "A scripted conversation"}, nil
-	}
-	done := len(t.results)
-	if done > 0 && done <= len(s.Steps) {
-		if e := s.Steps[done-1].Expect; e != "" && !regexp.MustCompile(e).MatchString(t.results[done-1]) {
-			return reply{text: fmt.Sprintf("UNEXPECTED: step %d should show %q and shows %q", done, e, t.results[done-1])}, nil
-		}
-	}
-	if done >= len(s.Steps) {
-		return reply{text: "The script is over."}, nil
-	}
-	step := s.Steps[done]
-	r := reply{text: step.Say}
-	var err error
-	switch {
-	case step.Write != nil:
-		r.call, err = s.write(t.tools, *step.Write)
-	case step.Run != "":
-		r.call, err = s.run(t.tools, step.Run)
-	}
-	if r.call != nil {
-		r.call.id = fmt.Sprintf("call_%04d", done+1)
-	}
-	return r, err
-}
-
-// Tools that write files and run commands, by the names that agents give them.
-var (
-	writers = []string{"Write", "write", "write_file", "create_file"}
-	shells  = []string{"Bash", "bash", "exec_command", "shell_command", "shell", "local_shell", "run_shell_command"}
-)
-
-func find(tools []tool, names []string) *tool {
-	for _, name := range names {
-		if i := slices.IndexFunc(tools, func(t tool) bool { return t.name == name }); i >= 0 {
-			return &tools[i]
+func (s *Script) check(steps []Step) error {
+	for i, step := range steps {
+		for _, a := range step.actions() {
+			if err := s.checkAction(a); err != nil {
+				return fmt.Errorf("step %d: %w", i+1, err)
+			}
 		}
 	}
 	return nil
 }
 
-func (s *Script) write(tools []tool, f File) (*call, error) {
-	if t := find(tools, writers); t != nil {
-		return t.with(map[string]string{
-			"file_path": path.Join(s.Dir, f.Path), "filePath": path.Join(s.Dir, f.Path), "path": f.Path,
-			"content": f.Content,
-		})
+func (s *Script) checkAction(a Action) error {
+	if _, err := regexp.Compile(a.Expect); err != nil {
+		return err
 	}
-	if t := find(tools, []string{"apply_patch"}); t != nil && t.freeform {
-		var b strings.Builder
-		fmt.Fprintf(&b, "*** Begin Patch\n*** Add File: %s\n", f.Path)
-		for line := range strings.Lines(f.Content) {
-			b.WriteString("+" + strings.TrimSuffix(line, "\n") + "\n")
-		}
-		b.WriteString("*** End Patch\n")
-		return &call{name: t.name, freeform: true, arguments: b.String()}, nil
-	}
-	return s.run(tools, fmt.Sprintf("cat > '%s' <<'END OF FILE'\n%sEND OF FILE\n", f.Path, f.Content))
-}
-
-func (s *Script) run(tools []tool, command string) (*call, error) {
-	t := find(tools, shells)
-	if t == nil {
-		var names []string
-		for _, t := range tools {
-			names = append(names, t.name)
-		}
-		return nil, fmt.Errorf("the agent offers no tool that runs commands, only %s", strings.Join(names, ", "))
-	}
-	return t.with(map[string]string{"command": command, "cmd": command})
-}
-
-// with makes a call from those of the values that the tool knows; what else it
-// requires gets a filler.
-func (t *tool) with(values map[string]string) (*call, error) {
-	arguments := map[string]any{}
-	for name, value := range values {
-		p, known := t.properties[name]
-		switch {
-		case !known:
-		case p.is("array") && !p.is("string"):
-			arguments[name] = []string{"sh", "-c", value}
-		default:
-			arguments[name] = value
+	kinds := 0
+	for _, is := range []bool{a.Write != nil, a.Run != "", a.Delegate != ""} {
+		if is {
+			kinds++
 		}
 	}
-	for _, name := range t.required {
-		if _, ok := arguments[name]; !ok {
-			arguments[name] = "scripted"
+	if kinds != 1 {
+		return fmt.Errorf("an action must write, run or delegate, and only one of them")
+	}
+	if _, ok := s.Agents[a.Delegate]; a.Delegate != "" && !ok {
+		return fmt.Errorf("no agent %q", a.Delegate)
+	}
+	return nil
+}
+
+// actions are what the step does.
+func (s Step) actions() []Action {
+	if s.Action == (Action{}) {
+		return s.Also
+	}
+	return append([]Action{s.Action}, s.Also...)
+}
+
+// turn is what all protocols' requests have in common.
+type turn struct {
+	tools   []tool
+	opening string          // what was said before the model's first answer
+	results []result        // of the actions so far, in order
+	format  json.RawMessage // JSON schema of the answer; empty for text
+}
+
+// result is what came of a call.
+type result struct {
+	call string // its id; empty where the protocol has none
+	text string
+}
+
+// reply is what all protocols' answers have in common.
+type reply struct {
+	thinking string
+	text     string
+	calls    []*call
+	usage    usage
+	trouble  Trouble
+	step     string // names the step in the script; empty beside it
+}
+
+// usage is what an answer is said to have cost, in tokens.
+type usage struct {
+	input, cached, output, reasoning int
+}
+
+// count makes up numbers that differ between requests and are the same for
+// the same one.
+func (r *reply) count(request int) {
+	written := len(r.text)
+	for _, c := range r.calls {
+		written += len(c.arguments)
+	}
+	r.usage = usage{input: request/4 + 1, reasoning: len(r.thinking) / 4}
+	r.usage.output = written/4 + 1 + r.usage.reasoning
+	if len(r.calls) > 0 {
+		r.usage.cached = r.usage.input / 2
+	}
+}
+
+// conversation is the script of the conversation that the request belongs to,
+// and what its calls are named after.
+func (s *Script) conversation(t turn) (string, []Step) {
+	for name, a := range s.Agents {
+		if strings.Contains(t.opening, a.Prompt) {
+			return name, a.Steps
 		}
 	}
-	b, err := json.Marshal(arguments)
-	if err != nil {
-		return nil, fmt.Errorf("encode arguments of %s: %w", t.name, err)
-	}
-	return &call{name: t.name, arguments: string(b)}, nil
+	return "call", s.Steps
 }
 
-func (p property) is(kind string) bool {
-	switch v := p.Type.(type) {
-	case string:
-		return v == kind
-	case []any:
-		return slices.Contains(v, any(kind))
+// next is the answer to a request.
+func (s *Script) next(t turn) (reply, error) {
+	if len(t.tools) == 0 {
+		return aside(t.format)
 	}
-	return false
+	name, steps := s.conversation(t)
+	done := 0 // results before the current step
+	for i, step := range steps {
+		calls, err := s.calls(t.tools, step, fmt.Sprintf("%s_%04d", name, i+1))
+		if err != nil {
+			return reply{}, err
+		}
+		if len(calls) == 0 && len(t.results) > done {
+			break
+		}
+		if len(t.results) < done+len(calls) || len(calls) == 0 {
+			return reply{
+				thinking: step.Think, text: step.Say, calls: calls, trouble: step.Trouble, step: fmt.Sprintf("%s %d", name, i+1),
+			}, nil
+		}
+		if text := unexpected(step, calls, t.results[done:done+len(calls)]); text != "" {
+			return reply{text: fmt.Sprintf("UNEXPECTED: step %d %s", i+1, text)}, nil
+		}
+		done += len(calls)
+	}
+	return reply{text: "The script is over."}, nil
 }
 
-// schema is the part of a JSON schema that matters here.
-type schema struct {
-	Properties map[string]property `json:"properties"`
-	Required   []string            `json:"required"`
+// unexpected says which result of the step is not as the script expects; it
+// is empty when all are.
+func unexpected(step Step, calls []*call, results []result) string {
+	for i, a := range step.actions() {
+		r := results[min(i, len(results)-1)]
+		for _, other := range results {
+			if i < len(calls) && other.call == calls[i].id {
+				r = other
+			}
+		}
+		if a.Expect != "" && !regexp.MustCompile(a.Expect).MatchString(r.text) {
+			return fmt.Sprintf("should show %q and shows %q", a.Expect, r.text)
+		}
+	}
+	return ""
+}
+
+// aside answers what agents ask beside their work: titles, summaries, which
+// model to take.
+func aside(format json.RawMessage) (reply, error) {
+	if len(format) == 0 {
+		return reply{text: "A scripted conversation"}, nil
+	}
+	var p property
+	if err := json.Unmarshal(format, &p); err != nil {
+		return reply{}, fmt.Errorf("parse the schema of the answer: %w", err)
+	}
+	b, err := json.Marshal(p.value(0))
+	return reply{text: string(b)}, err
 }

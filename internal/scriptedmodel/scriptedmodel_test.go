@@ -87,6 +87,7 @@ const (
 	patchTool      = `{"type":"custom","name":"apply_patch"}`
 	execTool       = `{"type":"function","name":"shell","parameters":{"properties":{"command":{"type":"array"}},"required":["command"]}}`
 	chatTools      = `"tools":[{"type":"function","function":{"name":"bash","parameters":{"properties":{"command":{"type":"string"}}}}}]`
+	geminiTools    = `"tools":[{"functionDeclarations":[{"name":"write_file","parametersJsonSchema":{"type":"object","properties":{"file_path":{"type":"string"},"content":{"type":"string"}}}},{"name":"run_shell_command","parametersJsonSchema":{"type":"object","properties":{"command":{"type":"string"}},"required":["command"]}}]}]`
 )
 
 func TestMessagesStreamCarriesTheCall(t *testing.T) {
@@ -110,7 +111,7 @@ func TestMessagesStreamCarriesTheCall(t *testing.T) {
 	if first, last := at(got[0], "type"), at(got[len(got)-1], "type"); first != "message_start" || last != "message_stop" {
 		t.Errorf("stream from %v to %v", first, last)
 	}
-	if !strings.Contains(log.String(), `"tool":"Write"`) {
+	if !strings.Contains(log.String(), `"tools":["Write"]`) {
 		t.Errorf("log: got = %s", log)
 	}
 }
@@ -230,7 +231,9 @@ func TestBadRequestsAreRefused(t *testing.T) {
 }
 
 func TestScriptsAreChecked(t *testing.T) {
-	for _, bad := range []string{``, `{}`, `{"steps":[{"expect":"("}]}`, `{"steps":[{"run":"x","write":{"path":"y"}}]}`} {
+	for _, bad := range []string{``, `{}`, `{"steps":[{"expect":"("}]}`, `{"steps":[{"run":"x","write":{"path":"y"}}]}`,
+		`{"steps":[{"delegate":"nobody"}]}`, `{"steps":[{"also":[{}]}]}`, `{"steps":[{}],"agents":{"a":{}}}`,
+		`{"steps":[{}],"agents":{"a":{"prompt":"x","steps":[{"expect":"("}]}}}`} {
 		if _, err := ParseScript([]byte(bad)); err == nil {
 			t.Errorf("ParseScript(%q): no error", bad)
 		}
@@ -255,6 +258,7 @@ func FuzzRequests(f *testing.F) {
 	f.Add([]byte(`{"model":"m",` + anthropicTools + `,"messages":[{"content":[{"type":"tool_result","content":[{"text":"x"}]}]}]}`))
 	f.Add([]byte(`{"model":"m","stream":true,"tools":[` + patchTool + `,` + execTool + `],"input":[{"type":"function_call_output","output":"x"}]}`))
 	f.Add([]byte(`{"stream":true,` + chatTools + `,"messages":[{"role":"tool","content":null}]}`))
+	f.Add([]byte(`{` + geminiTools + `,"contents":[{"role":"user","parts":[{"functionResponse":{"response":{"output":"x"}}}]}]}`))
 	f.Add([]byte(`[]`))
 	s, err := ParseScript([]byte(sample))
 	if err != nil {
@@ -264,7 +268,7 @@ func FuzzRequests(f *testing.F) {
 	f.Fuzz(func(t *testing.T, body []byte) {
 		for path := range protocols {
 			w := httptest.NewRecorder()
-			server.ServeHTTP(w, httptest.NewRequest("POST", "/v1"+path, bytes.NewReader(body)))
+			server.ServeHTTP(w, httptest.NewRequest("POST", "/v1/models/m"+path, bytes.NewReader(body)))
 			if w.Code != http.StatusOK && w.Code != http.StatusBadRequest {
 				t.Error(fmt.Sprint(path, " status = ", w.Code))
 			}

@@ -1,6 +1,7 @@
 package scriptedmodel
 
 import (
+	"crypto/sha256"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -15,20 +16,23 @@ const maxRequest = 32 << 20
 // Server answers the requests of agents by a script.
 type Server struct {
 	Script *Script
-	// Requests, when set, gets a JSON object a line for each request: its
-	// path, its body, and the answer in short.
+	// Requests, when set, gets an Exchange a line for each request.
 	Requests io.Writer
 
-	mu sync.Mutex // guards Requests
+	mu    sync.Mutex     // guards what follows, and Requests
+	asked map[string]int // how often a step was asked for, by its name
 }
 
-// exchange is one line of Server.Requests.
-type exchange struct {
+// Exchange is one request and the answer in short, as JSON.
+type Exchange struct {
 	Method  string          `json:"method"`
 	Path    string          `json:"path"`
+	Key     string          `json:"key,omitempty"` // that the agent showed
 	Request json.RawMessage `json:"request,omitempty"`
+	Step    string          `json:"step,omitempty"` // "call 1", "NAME 2"; empty beside the script
 	Text    string          `json:"text,omitempty"`
-	Tool    string          `json:"tool,omitempty"`
+	Tools   []string        `json:"tools,omitempty"` // that the answer calls
+	Status  int             `json:"status,omitempty"`
 	Error   string          `json:"error,omitempty"`
 }
 
@@ -36,24 +40,27 @@ type exchange struct {
 // in common.
 type protocol interface {
 	parse(body []byte) (turn, error)
-	write(w io.Writer, request request, r reply) error
+	write(w *answer, q request, r reply) error
 }
 
 // request is what an answer repeats of its request.
 type request struct {
 	Model  string `json:"model"`
 	Stream bool   `json:"stream"`
+	id     string // follows from the body
 }
 
 // protocols by the end of the path, so that any base URL will do.
 var protocols = map[string]protocol{
-	"/messages":         anthropic{},
-	"/responses":        responses{},
-	"/chat/completions": chat{},
+	"/messages":              anthropic{},
+	"/responses":             responses{},
+	"/chat/completions":      chat{},
+	":generateContent":       gemini{},
+	":streamGenerateContent": gemini{},
 }
 
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	e := exchange{Method: r.Method, Path: r.URL.Path}
+	e := Exchange{Method: r.Method, Path: r.URL.Path, Key: key(r), Status: http.StatusOK}
 	defer func() { s.record(e) }()
 	if r.Method != http.MethodPost {
 		// Agents ask whether anybody is there, and for lists of models.
@@ -62,59 +69,122 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxRequest))
+	if err == nil {
+		if json.Valid(body) {
+			e.Request = body
+		}
+		err = s.serve(w, r, body, &e)
+	}
 	if err != nil {
-		http.Error(w, err.Error(), http.StatusBadRequest)
-		return
+		e.Error, e.Status = err.Error(), http.StatusBadRequest
+		refuse(w, e.Status, e.Error)
 	}
-	if json.Valid(body) {
-		e.Request = body
+}
+
+// key is what the request shows to be let in.
+func key(r *http.Request) string {
+	for _, name := range []string{"X-Api-Key", "X-Goog-Api-Key"} {
+		if v := r.Header.Get(name); v != "" {
+			return v
+		}
 	}
-	if strings.HasSuffix(r.URL.Path, "/count_tokens") {
+	if v := r.URL.Query().Get("key"); v != "" {
+		return v
+	}
+	return strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer ")
+}
+
+// refuse answers with an error that every agent can read.
+func refuse(w http.ResponseWriter, status int, message string) {
+	kind := map[int]string{529: "overloaded_error", 429: "rate_limit_error", 400: "invalid_request_error"}[status]
+	if kind == "" {
+		kind = "api_error"
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	json.NewEncoder(w).Encode(object{"type": "error", "error": object{"type": kind, "code": status, "message": message}})
+}
+
+// serve answers a POST. An error means that nothing was answered.
+func (s *Server) serve(w http.ResponseWriter, r *http.Request, body []byte, e *Exchange) error {
+	switch path := r.URL.Path; {
+	case strings.HasSuffix(path, "/count_tokens"):
 		w.Header().Set("Content-Type", "application/json")
-		fmt.Fprintf(w, `{"input_tokens":%d}`, len(body)/4)
-		return
+		fmt.Fprintf(w, `{"input_tokens":%d}`, len(body)/4+1)
+		return nil
+	case strings.HasSuffix(path, ":countTokens"):
+		w.Header().Set("Content-Type", "application/json")
+		fmt.Fprintf(w, `{"totalTokens":%d}`, len(body)/4+1)
+		return nil
 	}
 	for suffix, p := range protocols {
 		if strings.HasSuffix(r.URL.Path, suffix) {
-			if err := s.answer(w, p, body, &e); err != nil {
-				e.Error = err.Error()
-			}
-			return
+			return s.answer(w, r, p, body, e)
 		}
 	}
+	e.Status = http.StatusNotFound
 	http.NotFound(w, r)
+	return nil
 }
 
-func (s *Server) answer(w http.ResponseWriter, p protocol, body []byte, e *exchange) error {
-	var head request
-	if err := json.Unmarshal(body, &head); err != nil {
-		http.Error(w, err.Error(), http.StatusBadRequest)
+func (s *Server) answer(w http.ResponseWriter, r *http.Request, p protocol, body []byte, e *Exchange) error {
+	q := request{id: fmt.Sprintf("%x", sha256.Sum256(body))[:24]}
+	if err := json.Unmarshal(body, &q); err != nil {
 		return err
+	}
+	if model, method := geminiCall(r.URL.Path); method != "" {
+		q.Model, q.Stream = model, method == "streamGenerateContent"
 	}
 	t, err := p.parse(body)
 	if err != nil {
-		http.Error(w, err.Error(), http.StatusBadRequest)
 		return err
 	}
-	r, err := s.Script.next(t)
+	reply, err := s.Script.next(t)
 	if err != nil {
-		http.Error(w, err.Error(), http.StatusBadRequest)
 		return err
 	}
-	e.Text = r.text
-	if r.call != nil {
-		e.Tool = r.call.name
+	reply.count(len(body))
+	e.Step, e.Text = reply.step, reply.text
+	for _, c := range reply.calls {
+		e.Tools = append(e.Tools, c.name)
 	}
-	if head.Stream {
-		w.Header().Set("Content-Type", "text/event-stream")
-		w.Header().Set("Cache-Control", "no-cache")
-	} else {
-		w.Header().Set("Content-Type", "application/json")
+	trouble := s.trouble(reply)
+	w.Header().Set("Request-Id", "req_"+q.id)
+	if trouble.Status != 0 {
+		e.Status = trouble.Status
+		refuse(w, trouble.Status, "the script wants this error")
+		return nil
 	}
-	return p.write(w, head, r)
+	a := &answer{w: w, trouble: trouble, done: r.Context().Done()}
+	if err := p.write(a, q, reply); err != nil {
+		e.Error = err.Error()
+	}
+	if a.cut() {
+		s.record(*e)
+		*e = Exchange{}
+		panic(http.ErrAbortHandler) // what net/http breaks a connection for
+	}
+	return nil
 }
 
-func (s *Server) record(e exchange) {
+// trouble is what is to go wrong with the answer this time.
+func (s *Server) trouble(r reply) Trouble {
+	if r.trouble == (Trouble{}) {
+		return Trouble{}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.asked == nil {
+		s.asked = map[string]int{}
+	}
+	s.asked[r.step]++
+	if r.trouble.Times > 0 && s.asked[r.step] > r.trouble.Times {
+		return Trouble{}
+	}
+	return r.trouble
+}
+
+func (s *Server) record(e Exchange) {
 	if s.Requests == nil {
 		return
 	}
@@ -123,66 +193,4 @@ func (s *Server) record(e exchange) {
 	if b, err := json.Marshal(e); err == nil {
 		s.Requests.Write(append(b, '\n'))
 	}
-}
-
-// events writes server-sent events and flushes each, as an API does.
-type events struct {
-	w   io.Writer
-	err error
-}
-
-func (e *events) send(name string, data any) {
-	if e.err != nil {
-		return
-	}
-	var b []byte
-	if b, e.err = json.Marshal(data); e.err != nil {
-		return
-	}
-	if name != "" {
-		_, e.err = fmt.Fprintf(e.w, "event: %s\n", name)
-	}
-	if e.err == nil {
-		_, e.err = fmt.Fprintf(e.w, "data: %s\n\n", b)
-	}
-	if f, ok := e.w.(http.Flusher); ok {
-		f.Flush()
-	}
-}
-
-// pieces cuts text in parts, as a model's tokens come.
-func pieces(text string) []string {
-	const size = 12 // bytes
-	var parts []string
-	for len(text) > size {
-		cut := size
-		for cut < len(text) && text[cut]&0xc0 == 0x80 {
-			cut++
-		}
-		parts, text = append(parts, text[:cut]), text[cut:]
-	}
-	return append(parts, text)
-}
-
-// object is a JSON object.
-type object map[string]any
-
-// contentText is the text of a content field, which is a string or a list of
-// parts.
-func contentText(raw json.RawMessage) string {
-	var text string
-	if json.Unmarshal(raw, &text) == nil {
-		return text
-	}
-	var parts []struct {
-		Text string `json:"text"`
-	}
-	if json.Unmarshal(raw, &parts) != nil {
-		return string(raw)
-	}
-	var b strings.Builder
-	for _, p := range parts {
-		b.WriteString(p.Text)
-	}
-	return b.String()
 }
