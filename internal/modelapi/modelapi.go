@@ -28,9 +28,11 @@ type Request struct {
 	Stream     bool
 	Session    string // as the agent calls it; "" when the wire does not say
 	Agent      string // subagent; "" for the main agent
+	AgentName  string // what kind of subagent: "Explore", "review"
 	Parent     string // what the wire calls the agent that started this one
 	Side       string // "" for a turn of the conversation, else "count", "title", "routing", "quota", …
-	Compaction bool   // asks for a summary to replace the conversation, or begins with one
+	Compaction bool   // asks for a summary that will replace the conversation
+	Compacted  bool   // brings a summary that replaced it
 	Previous   string // id of the answer that the upstream remembers and this request continues
 	Parameters mayfly.Parameters
 	System     string // instructions that stand outside the turns
@@ -64,14 +66,16 @@ const (
 	ResultBlock   BlockKind = "result"
 	SummaryBlock  BlockKind = "summary" // stands for turns that were left out
 	MediaBlock    BlockKind = "media"   // Text names what it is; the bytes are left out
+
+	triggerBlock BlockKind = "trigger" // asks for compaction
 )
 
 // Block is one piece of a turn.
 type Block struct {
 	Kind    BlockKind
 	Text    string // of text, thinking, summary and result
-	ID      string // of a call and its result; made up from the position where the API has none
-	Name    string // of a call's tool
+	ID      string // of a call and its result; "" where the API has none
+	Name    string // of a call's tool; of a result's where the API says it
 	Input   string // of a call: JSON as written, or what a custom tool takes
 	Remote  bool   // of a call: the upstream runs it, no result is sent back
 	Failed  bool   // of a result

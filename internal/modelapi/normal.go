@@ -1,20 +1,29 @@
 package modelapi
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
 	"net/http"
+	"slices"
+	"sort"
+	"strconv"
+	"unicode/utf16"
+	"unicode/utf8"
+
+	"github.com/gowebpki/jcs"
+
+	"mayfly.dev/mayfly"
 )
 
 // Normalise is the canonical form (JCS, RFC 8785) of a request, without what
-// differs between identical runs.
+// differs between identical runs: ids that an agent makes up, dates, times
+// and durations, the order in which parallel results arrived. The rules are in
+// rules.json. Errors are of kind Invalid.
 func Normalise(api string, header http.Header, body []byte) ([]byte, error) {
-	_, err := parseValue(body)
-	return body, err
+	return rules.normalise(api, header, body)
 }
 
-// Key is the SHA-256 of the normalised request, "sha256:…".
+// Key is the digest of the normalised request, "sha256:…".
 func Key(api string, header http.Header, body []byte) (string, error) {
 	form, err := Normalise(api, header, body)
 	if err != nil {
@@ -28,8 +37,173 @@ func digest(b []byte) string {
 	return "sha256:" + hex.EncodeToString(sum[:])
 }
 
-// Difference finds the first place where two normalised requests differ: a
-// JSON pointer, and what each has there, shortened.
-func Difference(recorded, replayed []byte) (pointer, left, right string, equal bool) {
-	return "", "", "", bytes.Equal(recorded, replayed)
+func (s *ruleSet) normalise(api string, header http.Header, body []byte) ([]byte, error) {
+	body, err := Decode(header, body)
+	if err != nil {
+		return nil, err
+	}
+	v, err := parseValue(body)
+	if err != nil {
+		return nil, err
+	}
+	for i := range s.Normal {
+		if s.Normal[i].speaks(api) {
+			s.Normal[i].order(&v)
+		}
+	}
+	n := normaliser{rules: s, api: api, renamed: map[string]string{}}
+	n.walk(&v, nil)
+	if n.err != nil {
+		return nil, n.err
+	}
+	return canonical(make([]byte, 0, len(body)), v), nil
+}
+
+// normaliser changes a value in place.
+type normaliser struct {
+	rules   *ruleSet
+	api     string
+	renamed map[string]string // ids, in order of appearance
+	err     error
+}
+
+func (n *normaliser) walk(v *value, path []string) {
+	switch v.kind {
+	case object:
+		v.members = slices.DeleteFunc(v.members, func(m member) bool { return n.drops(append(path, m.name), m.v) })
+		for i := range v.members {
+			n.walk(&v.members[i].v, append(path, v.members[i].name))
+		}
+	case array:
+		v.items = slices.DeleteFunc(v.items, func(item value) bool { return n.drops(append(path, "-"), item) })
+		for i := range v.items {
+			n.walk(&v.items[i], append(path, "-"))
+		}
+	case text:
+		v.str = n.text(path, v.str)
+	case number:
+		if f, err := strconv.ParseFloat(v.str, 64); err != nil {
+			n.err = mayfly.Errorf(mayfly.Invalid, "the number %s is out of range", shorten(v.str, 0))
+		} else if s, err := jcs.NumberToJSON(f); err == nil && !exactInt(v.str) {
+			v.str = s
+		}
+	}
+}
+
+// exactInt reports a whole number as JCS writes it, or one too large for it:
+// that keeps its digits, so that two of them differ.
+func exactInt(s string) bool {
+	n, err := strconv.ParseInt(s, 10, 64)
+	return err == nil && strconv.FormatInt(n, 10) == s
+}
+
+func (n *normaliser) drops(path []string, v value) bool {
+	for i := range n.rules.Normal {
+		if r := &n.rules.Normal[i]; r.speaks(n.api) && r.drops(path, v) {
+			return true
+		}
+	}
+	return false
+}
+
+func (n *normaliser) text(path []string, s string) string {
+	for i := range n.rules.Normal {
+		r := &n.rules.Normal[i]
+		if !r.speaks(n.api) {
+			continue
+		}
+		if r.Rename && r.at(path) && s != "" {
+			if n.renamed[s] == "" {
+				n.renamed[s] = "id-" + strconv.Itoa(len(n.renamed)+1)
+			}
+			return n.renamed[s]
+		}
+		if r.expression != nil && r.needed(s) && r.at(path) {
+			s = r.replace(s)
+		}
+	}
+	return s
+}
+
+// steady takes out of a system prompt what differs between identical runs.
+func steady(api, s string) string {
+	n := normaliser{rules: &rules, api: api}
+	return n.text([]string{"system"}, s)
+}
+
+// canonical appends the form of RFC 8785.
+func canonical(out []byte, v value) []byte {
+	switch v.kind {
+	case object:
+		list := slices.Clone(v.members)
+		sort.Slice(list, func(i, j int) bool { return lessUTF16(list[i].name, list[j].name) })
+		out = append(out, '{')
+		for i, m := range list {
+			if i > 0 {
+				out = append(out, ',')
+			}
+			out = append(quote(out, m.name), ':')
+			out = canonical(out, m.v)
+		}
+		return append(out, '}')
+	case array:
+		out = append(out, '[')
+		for i, item := range v.items {
+			if i > 0 {
+				out = append(out, ',')
+			}
+			out = canonical(out, item)
+		}
+		return append(out, ']')
+	case text:
+		return quote(out, v.str)
+	}
+	return append(out, v.str...)
+}
+
+// lessUTF16 compares as RFC 8785 sorts: by UTF-16 code units.
+func lessUTF16(a, b string) bool {
+	for i := 0; i < len(a) && i < len(b); i++ {
+		if a[i] == b[i] {
+			continue
+		}
+		if a[i] < utf8.RuneSelf && b[i] < utf8.RuneSelf {
+			return a[i] < b[i]
+		}
+		return slices.Compare(utf16.Encode([]rune(a)), utf16.Encode([]rune(b))) < 0
+	}
+	return len(a) < len(b)
+}
+
+const hexDigits = "0123456789abcdef"
+
+// quote appends a string in quotes, with the escapes of RFC 8785.
+func quote(out []byte, s string) []byte {
+	out = append(out, '"')
+	from := 0
+	for i := 0; i < len(s); i++ {
+		c := s[i]
+		if c >= 0x20 && c != '"' && c != '\\' {
+			continue
+		}
+		out = append(out, s[from:i]...)
+		from = i + 1
+		switch c {
+		case '"', '\\':
+			out = append(out, '\\', c)
+		case '\b':
+			out = append(out, '\\', 'b')
+		case '\t':
+			out = append(out, '\\', 't')
+		case '\n':
+			out = append(out, '\\', 'n')
+		case '\f':
+			out = append(out, '\\', 'f')
+		case '\r':
+			out = append(out, '\\', 'r')
+		default:
+			out = append(out, '\\', 'u', '0', '0', hexDigits[c>>4], hexDigits[c&15])
+		}
+	}
+	return append(append(out, s[from:]...), '"')
 }

@@ -1,0 +1,336 @@
+package modelapi
+
+import (
+	"bytes"
+	"hash/maphash"
+	"net/http"
+	"sort"
+
+	"mayfly.dev/mayfly"
+)
+
+// Conversation reads the requests of one conversation, each of which repeats
+// the turns before it: only what is new is parsed. The zero value has read
+// nothing. It keeps the last body, which must not change.
+type Conversation struct {
+	api     string
+	body    []byte
+	members []member // of the body, without the turns
+	start   int      // of the first turn in body
+	ends    []int    // of each turn in body
+	hashes  []uint64 // of each turn, for what is the same though written anew
+	leading int      // turns at the beginning that are instructions
+	system  string   // those
+	extra   []addition
+	tools   []Tool
+	digests digests
+}
+
+// digests are kept with what they are of.
+type digests struct {
+	systemOf, system string
+	toolsOf          []value
+	tools            string
+}
+
+// addition is a set of tools that a turn brings.
+type addition struct {
+	turn  int
+	tools value
+}
+
+// member names of the turns in a body, by API.
+var turnsMember = map[string]string{
+	Messages: "messages", MessagesCount: "messages", Chat: "messages", Responses: "input", Compact: "input",
+	Generate: "contents", Stream: "contents", GeminiCount: "contents",
+}
+
+// Turns is how many turns the last request had.
+func (c *Conversation) Turns() int { return len(c.ends) }
+
+// Match is how many turns at its beginning a request certainly shares with
+// the last one, by their bytes alone. The body is not compressed.
+func (c *Conversation) Match(body []byte) int {
+	start := c.start
+	if start == 0 || !bytes.HasPrefix(body, c.body[:start]) {
+		p := parser{in: body}
+		if start = p.seek(turnsMember[c.api]); start < 0 {
+			return 0
+		}
+	}
+	return c.same(body, start)
+}
+
+// same counts the turns that are the same bytes when those of body start at
+// start.
+func (c *Conversation) same(body []byte, start int) int {
+	if len(c.ends) == 0 {
+		return 0
+	}
+	last := c.ends[len(c.ends)-1]
+	n := c.start + common(c.body[c.start:last], body[start:])
+	return sort.SearchInts(c.ends, n+1)
+}
+
+// common is the length of the longest common prefix.
+func common(a, b []byte) int {
+	n := min(len(a), len(b))
+	const block = 4096
+	i := 0
+	for i+block <= n && bytes.Equal(a[i:i+block], b[i:i+block]) {
+		i += block
+	}
+	for i < n && a[i] == b[i] {
+		i++
+	}
+	return i
+}
+
+// Read reads the next request of the conversation. Its Turns are those that
+// the request before did not have; shared is how many came before them. A
+// request that does not continue the conversation shares nothing, or little.
+func (c *Conversation) Read(api string, header http.Header, body []byte) (r Request, shared int, err error) {
+	if api == Other {
+		return Request{}, 0, nil
+	}
+	if body, err = Decode(header, body); err != nil {
+		return Request{}, 0, err
+	}
+	if c.api != api {
+		*c = Conversation{api: api}
+	}
+	next := Conversation{api: api, body: body, digests: c.digests, tools: c.tools}
+	p := parser{in: body}
+	turns, shared, err := next.read(&p, c)
+	if err != nil {
+		return Request{}, 0, err
+	}
+	*c = next
+	r = c.head(header, turns, shared)
+	r.Turns = turns
+	return r, shared, nil
+}
+
+// seek moves to the first element of the top-level array with that name; it
+// returns -1 when there is none.
+func (p *parser) seek(name string) int {
+	if p.peek() != '{' {
+		return -1
+	}
+	p.pos++
+	for p.peek() == '"' {
+		got, err := p.name()
+		if err != nil {
+			return -1
+		}
+		if got == name {
+			if p.peek() != '[' {
+				return -1
+			}
+			p.pos++
+			return p.pos
+		}
+		if _, err := p.value(); err != nil || p.peek() != ',' {
+			return -1
+		}
+		p.pos++
+	}
+	return -1
+}
+
+// read reads a body, taking from the last one what is the same.
+func (c *Conversation) read(p *parser, last *Conversation) (turns []Turn, shared int, err error) {
+	if p.peek() != '{' {
+		return nil, 0, mayfly.Errorf(mayfly.Invalid, "the body of a request is not a JSON object")
+	}
+	if err := p.enter(); err != nil {
+		return nil, 0, err
+	}
+	name, seen := turnsMember[c.api], false
+	for more := p.peek() != '}'; more; {
+		m := member{}
+		if m.name, err = p.name(); err != nil {
+			return nil, 0, err
+		}
+		p.space()
+		if m.name == name && !seen && p.peek() == '[' {
+			seen = true
+			turns, shared, err = c.turns(p, last)
+		} else {
+			m.v, err = last.member(p, m.name)
+			c.members = append(c.members, m)
+		}
+		if err != nil {
+			return nil, 0, err
+		}
+		if more, err = p.more('}'); err != nil {
+			return nil, 0, err
+		}
+	}
+	if seen {
+		err = p.once(append(c.members[:len(c.members):len(c.members)], member{name: name}), nil)
+	} else if err = p.once(c.members, nil); err == nil {
+		turns = c.plain(name)
+	}
+	if p.peek() == '}' && len(c.members) == 0 && !seen {
+		p.pos++
+	}
+	if p.space(); err == nil && p.pos < len(p.in) {
+		err = p.errorf("more after the value")
+	}
+	return turns, shared, err
+}
+
+// member reads the value of a member, which is often that of the last body.
+func (c *Conversation) member(p *parser, name string) (value, error) {
+	for _, m := range c.members {
+		if m.name == name && m.v.kind != number && bytes.HasPrefix(p.in[p.pos:], m.v.raw) {
+			p.pos += len(m.v.raw)
+			return m.v, nil
+		}
+	}
+	return p.value()
+}
+
+// turns reads the array of turns.
+func (c *Conversation) turns(p *parser, last *Conversation) (turns []Turn, shared int, err error) {
+	if err := p.enter(); err != nil {
+		return nil, 0, err
+	}
+	c.start = p.pos
+	shared = last.same(p.in, c.start)
+	c.take(last, shared)
+	if shared > 0 {
+		p.pos = c.ends[shared-1]
+	}
+	more := p.peek() != ']'
+	if shared > 0 || !more {
+		if more, err = p.more(']'); err != nil {
+			return nil, 0, err
+		}
+	}
+	same := true
+	for more {
+		v, err := p.value()
+		if err != nil {
+			return nil, 0, err
+		}
+		if v.kind != object {
+			return nil, 0, p.errorf("a turn that is not an object")
+		}
+		c.ends = append(c.ends, p.pos)
+		turn := c.turn(v)
+		c.hashes = append(c.hashes, turn.hash())
+		i := len(c.hashes) - 1
+		if same = same && i < len(last.hashes) && c.hashes[i] == last.hashes[i]; same {
+			shared++
+		} else {
+			turns = append(turns, turn)
+		}
+		if more, err = p.more(']'); err != nil {
+			return nil, 0, err
+		}
+	}
+	return turns, shared, nil
+}
+
+// take copies what is known about the first n turns of the last request.
+func (c *Conversation) take(last *Conversation, n int) {
+	if n == 0 {
+		return
+	}
+	if c.start == last.start {
+		c.ends = last.ends[:n:n]
+	} else {
+		c.ends = make([]int, n, n+16)
+		for i := range n {
+			c.ends[i] = last.ends[i] - last.start + c.start
+		}
+	}
+	c.hashes = last.hashes[:n:n]
+	if c.leading = min(last.leading, n); c.leading == last.leading {
+		c.system = last.system
+	}
+	for _, e := range last.extra {
+		if e.turn < n {
+			c.extra = append(c.extra, e)
+		}
+	}
+}
+
+// turn reads one element of the turns.
+func (c *Conversation) turn(v value) Turn {
+	i := len(c.ends) - 1
+	var t Turn
+	switch c.api {
+	case Messages, MessagesCount:
+		t = messagesTurn(v)
+	case Responses, Compact:
+		if v.get("type").is("additional_tools") {
+			if set := v.get("tools"); set.kind == array {
+				c.extra = append(c.extra, addition{i, set})
+			}
+		}
+		t = responsesTurn(v)
+	case Chat:
+		t = chatTurn(v)
+	default:
+		t = geminiTurn(v)
+	}
+	if c.leading == i && (t.Role == "system" || t.Role == "") {
+		c.leading++
+		c.system = joinText(c.system, t.text())
+	}
+	return t
+}
+
+// plain is the turn of a body that has a string where others have turns.
+func (c *Conversation) plain(name string) []Turn {
+	for _, m := range c.members {
+		if m.name == name && m.v.kind == text {
+			return []Turn{{Role: "user", Blocks: []Block{{Kind: TextBlock, Text: m.v.str}}}}
+		}
+	}
+	return nil
+}
+
+// text is what the turn says, without thoughts, calls and results.
+func (t Turn) text() string {
+	s := ""
+	for _, b := range t.Blocks {
+		if b.Kind == TextBlock {
+			s = joinText(s, b.Text)
+		}
+	}
+	return s
+}
+
+func joinText(a, b string) string {
+	if a == "" || b == "" {
+		return a + b
+	}
+	return a + "\n\n" + b
+}
+
+var seed = maphash.MakeSeed()
+
+// hash tells turns apart within one process.
+func (t Turn) hash() uint64 {
+	var h maphash.Hash
+	h.SetSeed(seed)
+	write := func(s string) {
+		n := len(s)
+		h.Write([]byte{byte(n), byte(n >> 8), byte(n >> 16), byte(n >> 24)})
+		h.WriteString(s)
+	}
+	write(t.Role)
+	for _, b := range t.Blocks {
+		for _, s := range []string{string(b.Kind), b.Text, b.ID, b.Name, b.Input} {
+			write(s)
+		}
+		if b.Failed {
+			h.WriteByte(1)
+		}
+	}
+	return h.Sum64()
+}
