@@ -7,7 +7,6 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
@@ -32,22 +31,24 @@ type Options struct {
 	Log       *slog.Logger     // default slog.Default()
 	Now       func() time.Time // default time.Now
 
-	Silence    time.Duration // longest wait for an upstream's next byte; default 15 min
-	Stall      time.Duration // longest wait for an agent to take or send bytes; default 60 s
-	Durable    time.Duration // longest wait for the recording; default 30 s
-	MaxBody    int64         // of a request, in bytes; default 32 MiB
-	MaxAnswer  int64         // recorded of an answer, in bytes; default 64 MiB
-	MaxRequest int           // requests at once, for each environment; default 512
+	Silence   time.Duration // longest wait for an upstream's next byte; default 15 min
+	Stall     time.Duration // longest wait for an agent to take or send bytes; default 60 s
+	Durable   time.Duration // longest wait for the recording; default 30 s
+	MaxBody   int64         // of a request, in bytes; default 32 MiB
+	MaxBodies int64         // of all requests of an environment at once, in bytes; default 256 MiB
+	MaxAnswer int64         // recorded of an answer, in bytes; default 64 MiB
+	MaxConns  int           // connections at once, for each environment; default 1024
 }
 
 // Gateway serves one listener for each environment.
 type Gateway struct {
-	runs     Runs
-	recorder Recorder
-	player   Player
-	o        Options
-	log      *slog.Logger
-	now      func() time.Time
+	runs      Runs
+	recorder  Recorder
+	player    Player
+	transport *http.Transport
+	o         Options
+	log       *slog.Logger
+	now       func() time.Time
 
 	mu     sync.Mutex // guards the rest
 	doors  map[string]*door
@@ -59,7 +60,7 @@ func New(o Options) *Gateway {
 	o = o.withDefaults()
 	return &Gateway{
 		runs: o.Runs, recorder: o.Recorder, player: o.Player, o: o, log: o.Log, now: o.Now,
-		doors: map[string]*door{},
+		transport: newTransport(o), doors: map[string]*door{},
 	}
 }
 
@@ -75,7 +76,11 @@ func (o Options) withDefaults() Options {
 	fallback(&o.Durable, 30*time.Second)
 	fallback(&o.MaxBody, 32<<20)
 	fallback(&o.MaxAnswer, 64<<20)
-	fallback(&o.MaxRequest, 512)
+	fallback(&o.MaxBodies, max(256<<20, o.MaxBody))
+	fallback(&o.MaxConns, 1024)
+	if o.Providers == nil {
+		o.Providers, _ = OpenProviders("", o.Log) // nothing is read
+	}
 	return o
 }
 
@@ -135,59 +140,6 @@ func (g *Gateway) Shutdown(ctx context.Context) error {
 	for err := range errs {
 		all = append(all, err)
 	}
+	g.transport.CloseIdleConnections()
 	return errors.Join(all...)
-}
-
-// door is the gateway of one environment.
-type door struct {
-	g      *Gateway
-	env    string
-	server *http.Server
-	served chan struct{} // closed when serve returned
-	active sync.WaitGroup
-}
-
-func newDoor(g *Gateway, env string) *door {
-	d := &door{g: g, env: env, served: make(chan struct{})}
-	var http1 http.Protocols
-	http1.SetHTTP1(true)
-	d.server = &http.Server{
-		Handler:           d,
-		Protocols:         &http1,
-		ReadHeaderTimeout: g.o.Stall,
-		IdleTimeout:       5 * time.Minute,
-		MaxHeaderBytes:    256 << 10,
-		ErrorLog:          slog.NewLogLogger(g.log.Handler(), slog.LevelDebug),
-	}
-	return d
-}
-
-func (d *door) serve(l net.Listener) {
-	defer close(d.served)
-	if err := d.server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
-		d.g.log.Error("the gateway of an environment ended", "env", d.env, "err", err)
-	}
-}
-
-func (d *door) close() error {
-	err := d.server.Close()
-	<-d.served
-	d.active.Wait()
-	if err != nil && !errors.Is(err, net.ErrClosed) {
-		return fmt.Errorf("close gateway of %s: %w", d.env, err)
-	}
-	return nil
-}
-
-func (d *door) shutdown(ctx context.Context) error {
-	if err := d.server.Shutdown(ctx); err == nil {
-		return d.close()
-	}
-	return d.close()
-}
-
-func (d *door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	d.active.Add(1)
-	defer d.active.Done()
-	http.NotFound(w, r)
 }
