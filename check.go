@@ -51,5 +51,5 @@ func CheckLabel(key, value string) error {
 
 // Kinds lists every kind of error, the commonest first.
 func Kinds() []Kind {
-	return []Kind{Invalid, NotFound, Conflict, Forbidden, Drift, Exhausted, Unsupported, Timeout, Unavailable, Missing, Internal}
+	return []Kind{Invalid, NotFound, Conflict, Forbidden, Drift, Exhausted, Unsupported, Timeout, Unavailable, Missing, Diverged, Internal}
 }

@@ -22,6 +22,7 @@ const (
 	Unavailable Kind = "unavailable" // no server, or it is stopping
 	Missing     Kind = "missing"     // a template or image must be uploaded first
 	Internal    Kind = "internal"    // a defect; the log has the id
+	Diverged    Kind = "diverged"    // a replay went another way than its recording
 )
 
 // kinds maps each kind to its HTTP status and its exit status. Exit statuses
@@ -38,6 +39,7 @@ var kinds = map[Kind]struct{ http, exit int }{
 	Unavailable: {http.StatusServiceUnavailable, 69},
 	Missing:     {http.StatusFailedDependency, 71},
 	Internal:    {http.StatusInternalServerError, 70},
+	Diverged:    {http.StatusUnprocessableEntity, 79},
 }
 
 // HTTPStatus is the response status for errors of this kind.

@@ -21,6 +21,9 @@ type Exchange struct {
 	Session     string      `json:"session,omitempty"` // of the agent, as found on the wire
 	Agent       string      `json:"agent,omitempty"`   // "" for the main one, else what names the subagent
 	Model       string      `json:"model,omitempty"`   // as requested
+	Parameters  Parameters  `json:"parameters,omitzero"`
+	System      string      `json:"system,omitempty"` // digest of the system prompt
+	Tools       string      `json:"tools,omitempty"`  // digest of the tool set
 	Stream      bool        `json:"stream,omitempty"`
 	Status      int         `json:"status,omitempty"`  // of HTTP, as the agent saw it; 0 when there was no answer
 	Error       string      `json:"error,omitempty"`   // how the exchange was cut off
@@ -93,6 +96,10 @@ type Recordings interface {
 	Graph(ctx context.Context, run string) (Graph, error)
 	// Exchanges lists the exchanges of a run, in order of arrival.
 	Exchanges(ctx context.Context, run string) ([]Exchange, error)
-	// Content streams recorded bytes by digest; redacted where the rules say.
+	// Content streams the Content object of a digest as JSON; redacted where
+	// the rules say.
 	Content(ctx context.Context, digest string) (io.ReadCloser, error)
+	// ForgetExact makes what redaction took out of a run's recording unreadable
+	// for ever. What is redacted stays, and can still be replayed.
+	ForgetExact(ctx context.Context, run string) (Run, error)
 }

@@ -46,6 +46,13 @@ type Run struct {
 	Baseline    string        `json:"baseline,omitempty"` // snapshot taken before it started
 	Final       string        `json:"final,omitempty"`    // snapshot taken after it ended
 	Usage       Usage         `json:"usage"`
+	Replay      *Replay       `json:"replay,omitempty"`    // its model answers come from a recording
+	Model       string        `json:"model,omitempty"`     // entry of the registry that it is meant to use, NAME@VERSION
+	Steps       int           `json:"steps,omitempty"`     // turns of its conversations so far
+	Exchanges   int           `json:"exchanges,omitempty"` // with models, side calls included
+	Tokens      TokenUsage    `json:"tokens,omitzero"`     // of its exchanges
+	Divergences int           `json:"divergences,omitempty"`
+	Tree        string        `json:"tree,omitempty"`   // hash of the final workspace, when there were exchanges
 	Remove      bool          `json:"remove,omitempty"` // delete the environment when it ends
 	CreatedAt   time.Time     `json:"created_at"`
 	StartedAt   time.Time     `json:"started_at,omitzero"`
@@ -64,7 +71,7 @@ type StartRun struct {
 	Environment string             `json:"environment,omitempty"` // ref of an existing one
 	Create      *CreateEnvironment `json:"create,omitempty"`      // or make one
 	Kind        RunKind            `json:"kind,omitempty"`        // default AgentRun
-	Command     []string           `json:"command"`
+	Command     []string           `json:"command,omitempty"`
 	Env         map[string]string  `json:"env,omitempty"`
 	Dir         string             `json:"dir,omitempty"`
 	TTY         bool               `json:"tty,omitempty"`
@@ -74,6 +81,12 @@ type StartRun struct {
 	Timeout     time.Duration      `json:"timeout,omitempty"`
 	Remove      bool               `json:"remove,omitempty"` // delete the environment when the run ends
 	Attach      bool               `json:"attach,omitempty"` // the caller is going to attach: with Remove, wait for that a moment
+	Model       string             `json:"model,omitempty"`  // entry of the registry that it is meant to use
+	Locked      bool               `json:"locked,omitempty"` // refuse what differs from Model, instead of noting it
+	// Replay makes the answers come from a recording. What else the request
+	// leaves open is then as in the recorded run; without Environment and
+	// Create, it begins where that began.
+	Replay *Replay `json:"replay,omitempty"`
 }
 
 // RunFilter selects runs.
@@ -113,7 +126,8 @@ type Attachment interface {
 // Runs starts, finds and ends runs.
 type Runs interface {
 	// StartRun returns when the command has started (or could not be). The
-	// environment, when it made one, is in the run.
+	// environment, when it made one, is in the run. An unknown model gives a
+	// NotFound error.
 	StartRun(ctx context.Context, r StartRun) (Run, error)
 	Run(ctx context.Context, id string) (Run, error)
 	Runs(ctx context.Context, f RunFilter) ([]Run, error)

@@ -10,6 +10,8 @@ type Service interface {
 	Snapshots
 	Templates
 	Events
+	Recordings
+	Models
 	Info(ctx context.Context) (Info, error)
 }
 

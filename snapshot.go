@@ -15,6 +15,7 @@ const (
 	ManualSnapshot   SnapshotKind = "manual"   // on request
 	ForkSnapshot     SnapshotKind = "fork"     // for a fork of a live environment
 	RollbackSnapshot SnapshotKind = "rollback" // what a rollback replaced
+	StepSnapshot     SnapshotKind = "step"     // when a step of a run began
 )
 
 // Snapshot is an immutable point in time of a whole environment.
@@ -24,6 +25,7 @@ type Snapshot struct {
 	Number      int           `json:"number"` // 1, 2, … within the environment
 	Kind        SnapshotKind  `json:"kind"`
 	Run         string        `json:"run,omitempty"`
+	Step        int           `json:"step,omitempty"` // that begins with it
 	Label       string        `json:"label,omitempty"`
 	Ready       bool          `json:"ready"` // false until it is on disk
 	Pause       time.Duration `json:"pause"` // nanoseconds that the environment stood still
@@ -78,4 +80,28 @@ type Snapshots interface {
 	// Hash is the digest of a tree: paths, types, modes, contents and link
 	// targets below path (default /workspace without .git), no times.
 	Hash(ctx context.Context, env, snapshot, path string) (string, error)
+}
+
+// AfterStep finds among the snapshots of an environment the one that has what
+// a step of the run left: the next step of the run began with it, or it is the
+// run's final one. Step 0 stands for what was there before the run.
+func AfterStep(snapshots []Snapshot, run string, step int) (Snapshot, error) {
+	begun := step == 0
+	for _, s := range snapshots {
+		switch {
+		case s.Run != run:
+		case step == 0 && s.Kind == BaselineSnapshot:
+			return s, nil
+		case begun && step > 0 && (s.Kind == StepSnapshot || s.Kind == FinalSnapshot):
+			return s, nil
+		case s.Kind == StepSnapshot && s.Step == step:
+			begun = true
+		}
+	}
+	if begun && step > 0 {
+		return Snapshot{}, Errorf(Conflict, "step %d of run %s has not ended", step, run).
+			Hint("wait for the next one, or for the end of the run: mayfly graph %s", run)
+	}
+	return Snapshot{}, Errorf(NotFound, "run %s has no step %d", run, step).
+		Hint("list them with: mayfly graph %s", run)
 }

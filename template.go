@@ -22,6 +22,8 @@ type Lock struct {
 	TTL       time.Duration     `json:"ttl"`                        // nanoseconds
 	Idle      time.Duration     `json:"idle_timeout"`               // nanoseconds
 	Nested    bool              `json:"nested_sandboxes,omitempty"` // let agents make user namespaces of their own
+	Model     *LockedModel      `json:"model,omitempty"`            // that its runs are meant to use
+	Exact     ExactRecording    `json:"exact,omitempty"`            // what becomes of the bytes that redaction took out
 	Template  string            `json:"template"`                   // digest over all that the volume depends on
 }
 
@@ -31,6 +33,21 @@ type LockedBase struct {
 	Reference string `json:"reference,omitempty"` // of the image, as written
 	Digest    string `json:"digest"`              // manifest digest, or of the host's package database
 }
+
+// LockedModel is an entry of the model registry.
+type LockedModel struct {
+	Ref    string `json:"ref"`    // NAME@VERSION
+	Digest string `json:"digest"` // of the entry
+}
+
+// ExactRecording says what becomes of those bytes of an exchange that its
+// redacted recording does not have.
+type ExactRecording string
+
+const (
+	ExactEncrypted ExactRecording = "encrypted" // kept under a key of the run, for exact replay; the default
+	ExactNone      ExactRecording = "none"      // forgotten
+)
 
 // LockedWorkspace is the source tree.
 type LockedWorkspace struct {

@@ -187,6 +187,7 @@ var kindMeaning = map[mayfly.Kind]string{
 	mayfly.Timeout:     "it took too long",
 	mayfly.Unavailable: "no server, or it is stopping",
 	mayfly.Missing:     "a template or image is not there",
+	mayfly.Diverged:    "a replay went another way than its recording",
 	mayfly.Internal:    "a defect; the server's log has the id",
 }
 

@@ -291,9 +291,17 @@ var enums = map[reflect.Type][]string{
 	reflect.TypeFor[mayfly.RunKind](): {string(mayfly.AgentRun), string(mayfly.ExecRun)},
 	reflect.TypeFor[mayfly.SnapshotKind](): {
 		string(mayfly.BaselineSnapshot), string(mayfly.FinalSnapshot), string(mayfly.ManualSnapshot),
-		string(mayfly.ForkSnapshot), string(mayfly.RollbackSnapshot),
+		string(mayfly.ForkSnapshot), string(mayfly.RollbackSnapshot), string(mayfly.StepSnapshot),
 	},
 	reflect.TypeFor[mayfly.ChangeKind](): {string(mayfly.Added), string(mayfly.Modified), string(mayfly.Removed), string(mayfly.Renamed)},
+	reflect.TypeFor[mayfly.NodeKind](): {
+		string(mayfly.PromptNode), string(mayfly.OutputNode), string(mayfly.ActionNode),
+		string(mayfly.ResultNode), string(mayfly.SideNode), string(mayfly.CompactNode),
+	},
+	reflect.TypeFor[mayfly.OnDivergence](): {
+		string(mayfly.StopOnDivergence), string(mayfly.ContinueOnDivergence), string(mayfly.LiveOnDivergence),
+	},
+	reflect.TypeFor[mayfly.ExactRecording](): {string(mayfly.ExactEncrypted), string(mayfly.ExactNone)},
 	reflect.TypeFor[mayfly.Kind](): func() (list []string) {
 		for _, k := range mayfly.Kinds() {
 			list = append(list, string(k))
@@ -329,8 +337,12 @@ func compareSchema(t *testing.T, what string, s schema, typ reflect.Type) {
 		compareSchema(t, what+"[]", *s.Items, typ.Elem())
 	case k == reflect.Map:
 		want = "object"
-		if m, ok := s.Additional.(map[string]any); !ok || m["type"] != "string" || typ.Elem().Kind() != reflect.String {
-			t.Errorf("%s: additionalProperties = %v, want strings", what, s.Additional)
+		element := "string"
+		if typ.Elem().Kind() == reflect.Slice {
+			element = "array"
+		}
+		if m, ok := s.Additional.(map[string]any); !ok || m["type"] != element {
+			t.Errorf("%s: additionalProperties = %v, want %ss", what, s.Additional, element)
 		}
 	case k == reflect.String:
 		want = "string"
@@ -359,6 +371,8 @@ var methods = map[string]string{
 	"diff": "Diff", "hash": "Hash", "startRun": "StartRun", "listRuns": "Runs", "getRun": "Run", "waitRun": "WaitRun", "killRun": "KillRun",
 	"attachRun": "AttachRun", "getLogs": "AttachRun", "listTemplates": "Templates", "getTemplate": "Template", "putTemplate": "PutTemplate",
 	"putImage": "PutImage", "listEvents": "Events",
+	"getGraph": "Graph", "listExchanges": "Exchanges", "getContent": "Content", "forgetExact": "ForgetExact",
+	"addModel": "AddModel", "getModel": "Model", "listModels": "Models",
 }
 
 // TestDocumentedErrorsHaveTheirStatus makes every operation fail in every way
@@ -395,7 +409,7 @@ func (duplex) EnableFullDuplex() error { return nil }
 
 func validRequest(rt route) *http.Request {
 	digest := apitest.Digest("d")
-	path := strings.NewReplacer("{ref}", "e", "{id}", "r", "{digest}", digest).Replace(rt.pattern)
+	path := strings.NewReplacer("{ref}", "e", "{id}", "r", "{digest}", digest, "{model}", "m").Replace(rt.pattern)
 	var content, contentType string
 	switch {
 	case rt.op == "extendEnvironment":

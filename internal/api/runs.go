@@ -14,7 +14,7 @@ import (
 
 // runHandler serves the methods that take nothing but a run's id. They may
 // wait for long, so they end with the server.
-func runHandler(do func(mayfly.Runs, context.Context, string) (mayfly.Run, error)) func(*Server, http.ResponseWriter, *http.Request) error {
+func runHandler(do func(mayfly.Service, context.Context, string) (mayfly.Run, error)) func(*Server, http.ResponseWriter, *http.Request) error {
 	return func(s *Server, w http.ResponseWriter, r *http.Request) error {
 		ctx, done := s.streaming(r)
 		defer done()

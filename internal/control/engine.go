@@ -23,6 +23,7 @@ import (
 // Ledger is where events go for good.
 type Ledger interface {
 	Append(ctx context.Context, events ...mayfly.Event) error
+	Last() uint64
 	Read(ctx context.Context, after uint64, follow bool, yield func(mayfly.Event) error) error
 	Tail(yield func(mayfly.Event) bool) error
 }
@@ -35,6 +36,13 @@ type Options struct {
 	Log    *slog.Logger
 	Info   mayfly.Info      // reported as it is, but for the counts
 	Now    func() time.Time // default time.Now
+
+	Doors     Doors                                                // nil: environments have none
+	Port      int                                                  // of the doors
+	TokenKey  []byte                                               // of the runs' tokens
+	Variables func(port int, token string) map[string]string       // by which agents find the door
+	Recorder  Recorder                                             // nil: nothing is kept of what passes
+	Draw      func(context.Context, History) (mayfly.Graph, error) // makes the decision graph of a run
 
 	KillGrace   time.Duration // between SIGTERM and SIGKILL; default 5 s
 	Concurrency int           // environments being made or removed at once; default 8
@@ -60,6 +68,9 @@ type Engine struct {
 	readers map[string]int           // by run: attachments that have not seen the end; once there was one, the key stays
 	builds  map[string]bool          // templates being prepared
 	uids    map[uint32]bool          // first ids of the ranges in use
+	doors   map[string]bool          // environments whose door is open
+	refused map[string]refusals      // by environment
+	kept    map[string]bool          // runs whose recording has begun
 }
 
 var _ mayfly.Service = (*Engine)(nil)
@@ -85,6 +96,9 @@ func New(ctx context.Context, o Options) (*Engine, error) {
 		readers: map[string]int{},
 		builds:  map[string]bool{},
 		uids:    map[uint32]bool{},
+		doors:   map[string]bool{},
+		refused: map[string]refusals{},
+		kept:    map[string]bool{},
 	}
 	e.ctx, e.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	if err := e.recover(ctx); err != nil {
@@ -116,6 +130,9 @@ func (e *Engine) recover(ctx context.Context) error {
 	for _, env := range open {
 		known[env.ID] = true
 		e.uids[env.Handle.UIDBase] = true
+	}
+	if err := e.Store.Update(ctx, func(tx *store.Tx) error { return e.endExchanges(tx, "", serverStopped) }); err != nil {
+		return err
 	}
 	handles, err := e.Driver.List(ctx)
 	if err != nil {
@@ -285,11 +302,16 @@ func (e *Engine) await(ctx context.Context, env string, done func(*store.Tx) (bo
 
 // emit adds an event about an environment to a transaction.
 func (e *Engine) emit(tx *store.Tx, actor, kind, env, run string, data any) error {
-	event := mayfly.Event{Time: e.Now().UTC(), Type: kind, Actor: actor, Environment: env, Run: run}
+	return e.emitEvent(tx, mayfly.Event{Type: kind, Actor: actor, Environment: env, Run: run}, data)
+}
+
+// emitEvent adds an event to a transaction, with the time and data.
+func (e *Engine) emitEvent(tx *store.Tx, event mayfly.Event, data any) error {
+	event.Time = e.Now().UTC()
 	if data != nil {
 		text, err := json.Marshal(data)
 		if err != nil {
-			return fmt.Errorf("emit %s: %w", kind, err)
+			return fmt.Errorf("emit %s: %w", event.Type, err)
 		}
 		event.Data = text
 	}

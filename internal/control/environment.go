@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"maps"
 	"math"
+	"slices"
 	"time"
 
 	"mayfly.dev/mayfly"
@@ -46,6 +47,7 @@ func (e *Engine) createWithRun(ctx context.Context, req mayfly.CreateEnvironment
 	if err != nil {
 		return err
 	}
+	r.Fresh = env.From == nil
 	return e.create(ctx, env, func(tx *store.Tx) error {
 		if err := e.attachRun(tx, env, r); err != nil {
 			return err
@@ -84,7 +86,8 @@ func (e *Engine) planEnvironment(ctx context.Context, req mayfly.CreateEnvironme
 	if err != nil {
 		return nil, err
 	}
-	env.Commit = lock.Workspace.Commit
+	env.Commit, env.Exact = lock.Workspace.Commit, lock.Exact
+	env.Named = slices.Sorted(maps.Keys(merged(lock.Env, env.Spec.Env)))
 	env.Limits = effectiveLimits(req.Limits, lock.Limits)
 	env.Spec.Template, env.Spec.Limits = env.Template, env.Limits
 	ttl := firstOf(req.TTL, lock.TTL, mayfly.DefaultTTL)

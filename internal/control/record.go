@@ -19,6 +19,8 @@ const (
 	kindRun         store.Kind = "run"
 	kindSnapshot    store.Kind = "snapshot"
 	kindTemplate    store.Kind = "template"
+	kindExchange    store.Kind = "exchange"
+	kindModel       store.Kind = "model"
 )
 
 // goal is what an environment is meant to become.
@@ -33,13 +35,15 @@ const (
 // environment is the saved state of an environment.
 type environment struct {
 	mayfly.Environment
-	Handle    driver.Handle `json:"handle"`
-	Spec      driver.Spec   `json:"spec"`
-	Goal      goal          `json:"goal"`
-	Why       string        `json:"why,omitempty"`     // of the goal: becomes the reason
-	Failure   *mayfly.Error `json:"failure,omitempty"` // it could not be made
-	Snapshots int           `json:"snapshots"`         // taken so far, for their numbers
-	Rollback  *rollback     `json:"rollback,omitempty"`
+	Handle    driver.Handle         `json:"handle"`
+	Spec      driver.Spec           `json:"spec"`
+	Goal      goal                  `json:"goal"`
+	Why       string                `json:"why,omitempty"`     // of the goal: becomes the reason
+	Failure   *mayfly.Error         `json:"failure,omitempty"` // it could not be made
+	Snapshots int                   `json:"snapshots"`         // taken so far, for their numbers
+	Rollback  *rollback             `json:"rollback,omitempty"`
+	Named     []string              `json:"named,omitempty"` // variables that its template or its owner set
+	Exact     mayfly.ExactRecording `json:"exact,omitempty"`
 }
 
 // rollback is a rollback that was asked for and is not finished.
@@ -57,6 +61,13 @@ type run struct {
 	KillAt  time.Time      `json:"kill_at,omitzero"`  // SIGKILL is due
 	Settled bool           `json:"settled,omitempty"` // nothing is left to do for it
 	Attach  bool           `json:"attach,omitempty"`  // somebody is going to read its output
+	Fresh   bool           `json:"fresh,omitempty"`   // its baseline is the template as it was
+	Recent  []int          `json:"recent,omitempty"`  // steps of the last exchanges
+	Pinned  *mayfly.Model  `json:"pinned,omitempty"`  // the entry that Model names
+	Locked  bool           `json:"locked,omitempty"`  // other models are refused
+	Drift   string         `json:"drift,omitempty"`   // the difference from Pinned that was noted last
+	First   *mayfly.Model  `json:"first,omitempty"`   // what the first step asked, as an entry without a name
+	After   uint64         `json:"after,omitempty"`   // events about it have a greater Seq
 }
 
 // snapshot is the saved state of a snapshot.
@@ -64,6 +75,12 @@ type snapshot struct {
 	mayfly.Snapshot
 	Failure *mayfly.Error `json:"failure,omitempty"` // it could not be taken
 }
+
+// exchange is the saved state of an exchange that has not ended.
+type exchange struct{ mayfly.Exchange }
+
+// model is the saved state of an entry of the model registry.
+type model struct{ mayfly.Model }
 
 // template is the saved state of a template.
 type template struct{ mayfly.Template }
@@ -82,6 +99,14 @@ func (r *run) object() store.Object {
 
 func (s *snapshot) object() store.Object {
 	return store.Object{Kind: kindSnapshot, ID: s.ID, Parent: s.Environment, Open: !s.Ready && s.Failure == nil}
+}
+
+func (x *exchange) object() store.Object {
+	return store.Object{Kind: kindExchange, ID: x.ID, Parent: x.Environment, Open: true}
+}
+
+func (m *model) object() store.Object {
+	return store.Object{Kind: kindModel, ID: m.ref(), Parent: m.Name}
 }
 
 func (t *template) object() store.Object {

@@ -22,6 +22,11 @@ const maxCommand = 1 << 20
 
 // StartRun implements mayfly.Runs.
 func (e *Engine) StartRun(ctx context.Context, req mayfly.StartRun) (mayfly.Run, error) {
+	if req.Replay != nil {
+		if err := e.planReplay(ctx, &req); err != nil {
+			return mayfly.Run{}, err
+		}
+	}
 	if err := checkStartRun(&req); err != nil {
 		return mayfly.Run{}, err
 	}
@@ -30,11 +35,15 @@ func (e *Engine) StartRun(ctx context.Context, req mayfly.StartRun) (mayfly.Run,
 		Run: mayfly.Run{
 			ID: mayfly.NewID("run", now), Kind: req.Kind, Command: req.Command, Dir: req.Dir, TTY: req.TTY,
 			Timeout: req.Timeout, Actor: mayfly.Actor(ctx), Phase: mayfly.RunPending, Remove: req.Remove, CreatedAt: now,
+			Replay: req.Replay,
 		},
 		Attach: req.Attach,
 		Process: driver.Process{
 			Command: req.Command, Env: req.Env, Dir: req.Dir, TTY: req.TTY, Rows: req.Rows, Cols: req.Cols, Stdin: req.Stdin,
 		},
+	}
+	if err := e.pinModel(ctx, r, req.Model, req.Locked); err != nil {
+		return mayfly.Run{}, err
 	}
 	var err error
 	if req.Create != nil {
@@ -115,6 +124,7 @@ func (e *Engine) attachRun(tx *store.Tx, env *environment, r *run) error {
 	r.Environment = env.ID
 	r.Process.Run = r.ID
 	r.Process.Output = env.Limits.Output
+	r.After = e.Ledger.Last()
 	env.IdleSince = time.Time{}
 	if r.Kind == mayfly.AgentRun {
 		snap, err := e.requestSnapshot(tx, env, mayfly.BaselineSnapshot, r.ID, "")
@@ -297,7 +307,7 @@ func (e *Engine) startRun(ctx context.Context, s *situation, r *run) error {
 	}
 	started := e.Now().UTC()
 	if failure == nil {
-		err := e.Driver.StartProcess(ctx, s.env.Handle, s.env.Spec, r.Process)
+		err := e.Driver.StartProcess(ctx, s.env.Handle, s.env.Spec, e.agentVariables(s.env, r.Process))
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
@@ -307,11 +317,7 @@ func (e *Engine) startRun(ctx context.Context, s *situation, r *run) error {
 	}
 	err = e.changeRun(ctx, r, func(tx *store.Tx, env *environment, r *run) error {
 		if failure != nil {
-			env.IdleSince = e.Now().UTC()
-			if err := e.failRun(tx, r, failure); err != nil {
-				return err
-			}
-			return e.removeAfter(tx, env, r)
+			return e.giveUp(tx, env, r, failure)
 		}
 		r.Phase, r.StartedAt = mayfly.RunRunning, started
 		if err := put(tx, r); err != nil {
@@ -320,6 +326,15 @@ func (e *Engine) startRun(ctx context.Context, s *situation, r *run) error {
 		return e.emit(tx, serverActor, "run.started", r.Environment, r.ID, nil)
 	})
 	return err
+}
+
+// giveUp closes a run that could not be started, and what was there for it.
+func (e *Engine) giveUp(tx *store.Tx, env *environment, r *run, failure *mayfly.Error) error {
+	env.IdleSince = e.Now().UTC()
+	if err := e.failRun(tx, r, failure); err != nil {
+		return err
+	}
+	return e.removeAfter(tx, env, r)
 }
 
 // baselineFailure says why the snapshot before a run could not be taken.

@@ -23,10 +23,11 @@ const (
 // situation is what is saved of one environment when a step begins.
 type situation struct {
 	env       *environment
-	runs      []*run      // open ones, oldest first
-	snapshots []*snapshot // open ones, oldest first
-	taken     []*snapshot // of those, on disk now and not yet saved as such
-	next      time.Time   // the nearest deadline; zero for none
+	runs      []*run            // open ones, oldest first
+	snapshots []*snapshot       // open ones, oldest first
+	taken     []*snapshot       // of those, on disk now and not yet saved as such
+	trees     map[string]string // by run: hashes of final workspaces, not yet saved
+	next      time.Time         // the nearest deadline; zero for none
 }
 
 // by makes sure that the environment is stepped at t.
@@ -58,7 +59,7 @@ func (e *Engine) Step(ctx context.Context, id string) (again time.Time, err erro
 		return time.Time{}, err
 	}
 	moves := []func(context.Context, *situation) (moved bool, err error){
-		e.stepDeadlines, e.stepRemoval, e.stepVolume, e.stepSnapshots, e.stepRollback, e.stepSandbox, e.stepRuns,
+		e.stepDeadlines, e.stepRemoval, e.stepVolume, e.stepSnapshots, e.stepRollback, e.stepSandbox, e.stepDoor, e.stepRuns,
 	}
 	for _, move := range moves {
 		if moved, err := move(ctx, s); moved || err != nil {
@@ -142,11 +143,17 @@ func (e *Engine) stepIdle(ctx context.Context, s *situation) (bool, error) {
 		s.by(due)
 		return false, nil
 	}
-	return true, e.change(ctx, env.ID, func(_ *store.Tx, env *environment) error {
-		if !env.IdleSince.IsZero() && env.Goal == goalReady { // no run has come meanwhile
-			env.Goal, env.Why = goalPaused, whyIdle
+	return true, e.change(ctx, env.ID, func(tx *store.Tx, env *environment) error {
+		if env.IdleSince.IsZero() || env.Goal != goalReady { // a run has come meanwhile
+			return nil
 		}
-		return nil
+		calls, err := tx.ListOpenOf(kindExchange, env.ID)
+		if len(calls) > 0 { // a model works for it; look again later
+			env.IdleSince = e.Now().UTC()
+			return err
+		}
+		env.Goal, env.Why = goalPaused, whyIdle
+		return err
 	})
 }
 
@@ -176,21 +183,37 @@ func (e *Engine) stepRemoval(ctx context.Context, s *situation) (bool, error) {
 		return false, err
 	}
 	defer release()
-	if err := e.Driver.Stop(ctx, env.Handle); err != nil {
-		return false, fmt.Errorf("stop: %w", err)
+	if err := e.stop(ctx, env); err != nil {
+		return false, err
 	}
 	exits := e.collectExits(ctx, s)
+	for _, r := range s.runs {
+		if r.Remove {
+			e.hashTree(ctx, s, r.ID, "")
+		}
+	}
 	if err := e.Driver.Destroy(ctx, env.Handle); err != nil {
 		return false, fmt.Errorf("destroy: %w", err)
 	}
 	e.forgetReaders(s)
 	err = e.change(ctx, env.ID, func(tx *store.Tx, env *environment) error {
-		return e.closeEnvironment(tx, env, exits)
+		return e.closeEnvironment(tx, s, env, exits)
 	})
 	if err == nil {
 		e.releaseIDs(env.Handle.UIDBase)
 	}
 	return true, err
+}
+
+// stop closes the door of an environment and ends its processes.
+func (e *Engine) stop(ctx context.Context, env *environment) error {
+	if err := e.closeDoor(env.ID); err != nil {
+		return fmt.Errorf("close the gateway: %w", err)
+	}
+	if err := e.Driver.Stop(ctx, env.Handle); err != nil {
+		return fmt.Errorf("stop: %w", err)
+	}
+	return nil
 }
 
 // noteDeleting saves that an environment is about to be removed.
@@ -231,7 +254,7 @@ func (e *Engine) collectExits(ctx context.Context, s *situation) map[string]driv
 }
 
 // closeEnvironment closes all that belongs to an environment that is gone.
-func (e *Engine) closeEnvironment(tx *store.Tx, env *environment, exits map[string]driver.Exit) error {
+func (e *Engine) closeEnvironment(tx *store.Tx, s *situation, env *environment, exits map[string]driver.Exit) error {
 	runs, err := openOf[run](tx, kindRun, env.ID)
 	if err != nil {
 		return err
@@ -246,7 +269,7 @@ func (e *Engine) closeEnvironment(tx *store.Tx, env *environment, exits map[stri
 				return err
 			}
 		}
-		r.Settled = true
+		r.Settled, r.Tree = true, s.trees[r.ID]
 		if err := put(tx, r); err != nil {
 			return err
 		}
@@ -259,6 +282,9 @@ func (e *Engine) closeEnvironment(tx *store.Tx, env *environment, exits map[stri
 		if err := tx.Delete(kindSnapshot, o.ID); err != nil {
 			return err
 		}
+	}
+	if err := e.endExchanges(tx, env.ID, "the environment was deleted"); err != nil {
+		return err
 	}
 	env.Phase, env.DeletedAt, env.Rollback = mayfly.Deleted, e.Now().UTC(), nil
 	if env.Failure != nil {
@@ -320,11 +346,33 @@ func (e *Engine) stepSnapshots(ctx context.Context, s *situation) (bool, error) 
 			snap.Failure = userError(e.Log, fmt.Errorf("take snapshot: %w", err), "environment", s.env.ID)
 		}
 		s.taken = append(s.taken, snap)
+		if snap.Kind == mayfly.FinalSnapshot && snap.Ready {
+			e.hashTree(ctx, s, snap.Run, snap.ID)
+		}
 	}
 	if len(s.taken) == 0 || s.env.Phase == mayfly.Pending && s.env.Rollback == nil {
 		return false, nil
 	}
 	return true, e.update(ctx, s.env.ID, func(tx *store.Tx) error { return e.saveTaken(tx, s) })
+}
+
+// hashTree computes the hash of what a run that asked models left in the
+// workspace, so that runs can be compared when their files are gone.
+func (e *Engine) hashTree(ctx context.Context, s *situation, run, snapshot string) {
+	for _, r := range s.runs {
+		if r.ID != run || r.Exchanges == 0 {
+			continue
+		}
+		tree, err := e.Driver.Hash(ctx, s.env.Handle, s.env.Spec, snapshot, "")
+		if err != nil {
+			e.Log.Warn("hash the workspace after a run", "run", run, "error", err)
+			return
+		}
+		if s.trees == nil {
+			s.trees = map[string]string{}
+		}
+		s.trees[run] = tree
+	}
 }
 
 // saveTaken saves what became of the snapshots of this step.
@@ -333,10 +381,10 @@ func (e *Engine) saveTaken(tx *store.Tx, s *situation) error {
 		if err := put(tx, snap); err != nil {
 			return err
 		}
-		if err := e.settleFinal(tx, snap); err != nil {
+		if err := e.settleFinal(tx, s, snap); err != nil {
 			return err
 		}
-		kind, data := "snapshot.created", fields{"snapshot": snap.ID, "number": snap.Number, "kind": snap.Kind}
+		kind, data := "snapshot.created", fields{"snapshot": snap.ID, "number": snap.Number, "kind": snap.Kind, "step": snap.Step}
 		if snap.Failure != nil {
 			kind, data["error"] = "snapshot.failed", snap.Failure.Message
 		} else {
@@ -350,7 +398,7 @@ func (e *Engine) saveTaken(tx *store.Tx, s *situation) error {
 }
 
 // settleFinal closes the run whose last snapshot this is.
-func (e *Engine) settleFinal(tx *store.Tx, snap *snapshot) error {
+func (e *Engine) settleFinal(tx *store.Tx, s *situation, snap *snapshot) error {
 	if snap.Kind != mayfly.FinalSnapshot {
 		return nil
 	}
@@ -358,7 +406,7 @@ func (e *Engine) settleFinal(tx *store.Tx, snap *snapshot) error {
 	if err != nil {
 		return err
 	}
-	r.Settled = true
+	r.Settled, r.Tree = true, s.trees[r.ID]
 	if snap.Failure != nil {
 		r.Final = ""
 	}
@@ -384,8 +432,8 @@ func (e *Engine) stepRollback(ctx context.Context, s *situation) (bool, error) {
 		return false, err
 	}
 	if saved.Failure == nil {
-		if err := e.Driver.Stop(ctx, env.Handle); err != nil {
-			return false, fmt.Errorf("stop: %w", err)
+		if err := e.stop(ctx, env); err != nil {
+			return false, err
 		}
 		if err := e.Driver.Rollback(ctx, env.Handle, wanted.To); err != nil {
 			return false, fmt.Errorf("roll back: %w", err)
@@ -454,6 +502,9 @@ func (e *Engine) startSandbox(ctx context.Context, s *situation) error {
 		return err
 	}
 	defer release()
+	if err := e.closeDoor(s.env.ID); err != nil { // of a sandbox that is gone
+		return err
+	}
 	first := s.env.ReadyAt.IsZero()
 	if err := e.Driver.Start(ctx, s.env.Handle, s.env.Spec); err != nil {
 		if first {
@@ -512,7 +563,7 @@ func (e *Engine) failPendingRuns(ctx context.Context, s *situation, cause error)
 
 // noteStopped saves that the sandbox ended by itself, after cleaning up.
 func (e *Engine) noteStopped(ctx context.Context, s *situation) error {
-	if err := e.Driver.Stop(ctx, s.env.Handle); err != nil {
+	if err := e.stop(ctx, s.env); err != nil {
 		return fmt.Errorf("clean up: %w", err)
 	}
 	exits := e.collectExits(ctx, s)

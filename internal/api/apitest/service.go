@@ -31,6 +31,9 @@ type Service struct {
 	templates map[string]*template
 	images    map[string]int // bytes by digest
 	events    []mayfly.Event
+	recorded  map[string]recorded // by run
+	contents  map[string]mayfly.Content
+	models    []mayfly.Model
 }
 
 // Call is a method call that the service has seen.
@@ -67,6 +70,8 @@ func New() *Service {
 		fail:      map[string]error{},
 		templates: map[string]*template{},
 		images:    map[string]int{},
+		recorded:  map[string]recorded{},
+		contents:  map[string]mayfly.Content{},
 	}
 	s.changed = sync.NewCond(&s.mu)
 	return s
