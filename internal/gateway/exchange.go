@@ -148,6 +148,7 @@ func (c *call) describe() *fault {
 	}
 	c.side = c.side || req.Side != ""
 	c.x.Model, c.x.Stream, c.x.Session, c.x.Agent = req.Model, req.Stream, req.Session, req.Agent
+	c.x.Parameters, c.x.System, c.x.Tools = req.Parameters, req.SystemDigest, req.ToolsDigest
 	if c.x.Model == "" {
 		c.x.Model = modelapi.PathModel(c.x.Path)
 	}
@@ -300,6 +301,10 @@ func (c *call) deliver(a answer, begun <-chan error) {
 	if err := <-begun; err != nil {
 		c.stop(err)
 		c.abandon(a)
+		if mayfly.KindOf(err) == mayfly.Forbidden {
+			faultf(http.StatusForbidden, "%v", err).write(c.w, c.provider.API)
+			return
+		}
 		c.d.g.log.Error("a model call was refused: it cannot be recorded", "env", c.d.env, "run", c.adm.Run, "err", err)
 		faultf(http.StatusServiceUnavailable, "the call cannot be recorded, so its answer is withheld").again().write(c.w, c.provider.API)
 		return
