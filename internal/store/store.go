@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net/url"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -38,53 +39,58 @@ type Object struct {
 	Doc    []byte
 }
 
-// Store is a SQLite database in WAL mode with every commit synced, and the open
-// objects in memory, which is where most look-ups end. The caller keeps other
-// processes out. It is safe for concurrent use.
+// Store is a SQLite database in WAL mode, and the open objects in memory, which
+// is where most look-ups end. The caller keeps other processes out. It is safe
+// for concurrent use.
+//
+// SQLite is told not to sync its log: Update does that itself, so that it can
+// leave it out; see Tx.Derived.
 type Store struct {
-	read  *sql.DB
-	write *sql.DB    // one connection
-	mu    sync.Mutex // held by Update: one writer at a time
-	// committed receives a value after a commit that added events.
-	committed chan struct{}
+	db        *sql.DB
+	read      *statements
+	mu        sync.Mutex // one writer at a time; guards the next four
+	write     *sql.Conn
+	writer    *statements   // of write
+	log       *os.File      // SQLite's write-ahead log
+	unsynced  bool          // the log holds commits that may not be on disk
+	committed chan struct{} // receives a value after a commit that added events
 
 	openMu sync.RWMutex // held by View; guards open
 	open   index
 }
 
 // Open opens the database file and brings its schema up to date.
-func Open(ctx context.Context, path string) (*Store, error) {
-	dsn := func(extra string) string {
-		return "file:" + (&url.URL{Path: path}).EscapedPath() +
-			"?_pragma=busy_timeout(10000)&_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)" + extra
+func Open(ctx context.Context, path string) (_ *Store, err error) {
+	dsn := "file:" + (&url.URL{Path: path}).EscapedPath() +
+		"?_pragma=busy_timeout(10000)&_pragma=journal_mode(WAL)&_pragma=synchronous(NORMAL)"
+	s := &Store{committed: make(chan struct{}, 1)}
+	defer func() {
+		if err != nil {
+			err = errors.Join(fmt.Errorf("open store %s: %w", path, err), s.Close())
+		}
+	}()
+	if s.db, err = sql.Open("sqlite", dsn); err != nil {
+		return nil, err
 	}
-	write, err := sql.Open("sqlite", dsn("&_txlock=immediate"))
-	if err != nil {
-		return nil, fmt.Errorf("open store: %w", err)
+	s.db.SetMaxOpenConns(5)
+	s.db.SetMaxIdleConns(5)
+	if s.write, err = s.db.Conn(ctx); err != nil {
+		return nil, err
 	}
-	write.SetMaxOpenConns(1)
-	s := &Store{write: write, committed: make(chan struct{}, 1)}
 	if err := s.migrate(ctx); err != nil {
-		return nil, errors.Join(fmt.Errorf("open store %s: %w", path, err), write.Close())
+		return nil, err
 	}
-	if s.read, err = sql.Open("sqlite", dsn("&_pragma=query_only(1)")); err != nil {
-		return nil, errors.Join(fmt.Errorf("open store: %w", err), write.Close())
-	}
-	s.read.SetMaxOpenConns(4)
+	s.read, s.writer = newStatements(s.db), newStatements(s.write)
 	if err := s.load(ctx); err != nil {
-		return nil, errors.Join(fmt.Errorf("open store %s: %w", path, err), s.Close())
+		return nil, err
 	}
-	return s, nil
+	s.log, err = os.OpenFile(path+"-wal", os.O_RDWR, 0)
+	return s, err
 }
 
 // load reads the open objects into memory.
 func (s *Store) load(ctx context.Context) error {
-	tx, err := s.read.BeginTx(ctx, &sql.TxOptions{ReadOnly: true})
-	if err != nil {
-		return err
-	}
-	defer tx.Rollback()
-	objects, err := list(ctx, tx, `open = 1`)
+	objects, err := list(ctx, s.read, `open = 1`)
 	s.open = index{}
 	for _, o := range objects {
 		s.open.put(o)
@@ -127,28 +133,61 @@ func (s *Store) migrate(ctx context.Context) error {
 }
 
 // Close closes the database.
-func (s *Store) Close() error { return errors.Join(s.read.Close(), s.write.Close()) }
+func (s *Store) Close() error {
+	var errs []error
+	for _, st := range []*statements{s.read, s.writer} {
+		if st != nil {
+			errs = append(errs, st.Close())
+		}
+	}
+	if s.log != nil {
+		errs = append(errs, s.log.Close())
+	}
+	if s.write != nil {
+		errs = append(errs, s.write.Close())
+	}
+	if s.db != nil {
+		errs = append(errs, s.db.Close())
+	}
+	return errors.Join(errs...)
+}
 
 // Committed receives a value after commits that added events.
 func (s *Store) Committed() <-chan struct{} { return s.committed }
 
 // Update calls do with a transaction and commits it, or rolls it back when do
-// returns an error, which Update then returns. Updates run one at a time.
+// returns an error, which Update then returns. Updates run one at a time. What
+// they save is on disk when Update returns, unless do says that it is derived.
 func (s *Store) Update(ctx context.Context, do func(*Tx) error) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	ctx = context.WithoutCancel(ctx) // a transaction takes a moment; watching for its end costs more
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	sqlTx, err := s.write.BeginTx(ctx, nil)
-	if err != nil {
+	if err := s.writer.exec(ctx, `BEGIN IMMEDIATE`); err != nil {
 		return fmt.Errorf("begin update: %w", err)
 	}
-	defer sqlTx.Rollback() // does nothing after Commit
 	// Nobody else writes: what is in memory is what is committed.
-	tx := &Tx{ctx: ctx, store: s, q: sqlTx, staged: map[key]Object{}}
+	tx := &Tx{ctx: ctx, store: s, q: s.writer, staged: map[key]Object{}}
+	done := false
+	defer func() {
+		if !done { // also when do panics
+			s.writer.exec(ctx, `ROLLBACK`)
+		}
+	}()
 	if err := do(tx); err != nil {
 		return err
 	}
-	if err := sqlTx.Commit(); err != nil {
+	if err := s.writer.exec(ctx, `COMMIT`); err != nil {
 		return fmt.Errorf("commit update: %w", err)
+	}
+	done = true
+	s.unsynced = true
+	if !tx.derived {
+		if err := s.sync(); err != nil {
+			return fmt.Errorf("commit update: %w", err)
+		}
 	}
 	s.openMu.Lock()
 	for _, o := range tx.staged {
@@ -164,48 +203,54 @@ func (s *Store) Update(ctx context.Context, do func(*Tx) error) error {
 	return nil
 }
 
+// sync brings what has been committed to the disk. The caller holds mu.
+func (s *Store) sync() error {
+	if !s.unsynced {
+		return nil
+	}
+	if err := s.log.Sync(); err != nil {
+		return err
+	}
+	s.unsynced = false
+	return nil
+}
+
+func (s *Store) syncNow() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.sync()
+}
+
 // View calls do with a view that do must not keep. What is open is consistent
 // in itself; what is closed may be a commit newer.
 func (s *Store) View(ctx context.Context, do func(*Tx) error) error {
 	s.openMu.RLock()
 	defer s.openMu.RUnlock()
-	tx := &Tx{ctx: ctx, store: s}
-	defer func() {
-		if tx.q != nil {
-			tx.q.Rollback()
-		}
-	}()
-	return do(tx)
+	return do(&Tx{ctx: context.WithoutCancel(ctx), store: s, q: s.read})
 }
 
 // Tx is a transaction; it is valid during the call that it was made for.
 type Tx struct {
 	ctx     context.Context
 	store   *Store
-	q       *sql.Tx        // of a view: nil until something closed is looked up
+	q       *statements
 	staged  map[key]Object // what an update has put; closed objects stand for deleted ones, too
 	emitted bool
+	derived bool
 }
 
-// sql returns the transaction of the database.
-func (tx *Tx) sql() (*sql.Tx, error) {
-	if tx.q != nil {
-		return tx.q, nil
-	}
-	q, err := tx.store.read.BeginTx(tx.ctx, &sql.TxOptions{ReadOnly: true})
-	if err != nil {
-		return nil, fmt.Errorf("begin view: %w", err)
-	}
-	tx.q = q
-	return q, nil
-}
+// Derived says that what this update saves follows from what can be seen: had
+// the machine lost it with its power, it would be found out anew. It survives
+// the end of the server like everything else, and gets to the disk a moment
+// later, in any case before its events reach the ledger.
+func (tx *Tx) Derived() { tx.derived = true }
 
 // ErrNameTaken says that another open object of the kind has the name.
 var ErrNameTaken = errors.New("name is taken")
 
 // Put saves an object, new or not.
 func (tx *Tx) Put(o Object) error {
-	_, err := tx.q.ExecContext(tx.ctx, `
+	err := tx.q.exec(tx.ctx, `
 		INSERT INTO objects (kind, id, parent, name, open, doc) VALUES (?, ?, ?, ?, ?, ?)
 		ON CONFLICT (kind, id) DO UPDATE SET
 			parent = excluded.parent, name = excluded.name, open = excluded.open, doc = excluded.doc`,
@@ -222,7 +267,7 @@ func (tx *Tx) Put(o Object) error {
 
 // Delete forgets an object; its events stay.
 func (tx *Tx) Delete(kind Kind, id string) error {
-	if _, err := tx.q.ExecContext(tx.ctx, `DELETE FROM objects WHERE kind = ? AND id = ?`, kind, id); err != nil {
+	if err := tx.q.exec(tx.ctx, `DELETE FROM objects WHERE kind = ? AND id = ?`, kind, id); err != nil {
 		return fmt.Errorf("delete %s %s: %w", kind, id, err)
 	}
 	tx.staged[key{kind, id}] = Object{Kind: kind, ID: id}
@@ -301,15 +346,11 @@ func (tx *Tx) one(where string, args ...any) (Object, error) {
 }
 
 func (tx *Tx) list(where string, args ...any) ([]Object, error) {
-	q, err := tx.sql()
-	if err != nil {
-		return nil, err
-	}
-	return list(tx.ctx, q, where, args...)
+	return list(tx.ctx, tx.q, where, args...)
 }
 
-func list(ctx context.Context, q *sql.Tx, where string, args ...any) ([]Object, error) {
-	rows, err := q.QueryContext(ctx, `SELECT kind, id, parent, name, open, doc FROM objects WHERE `+where+` ORDER BY id`, args...)
+func list(ctx context.Context, q *statements, where string, args ...any) ([]Object, error) {
+	rows, err := q.query(ctx, `SELECT kind, id, parent, name, open, doc FROM objects WHERE `+where+` ORDER BY id`, args...)
 	if err != nil {
 		return nil, fmt.Errorf("list objects: %w", err)
 	}
@@ -353,7 +394,7 @@ func (tx *Tx) Emit(e mayfly.Event) error {
 	if err != nil {
 		return fmt.Errorf("emit %s: %w", e.Type, err)
 	}
-	if _, err := tx.q.ExecContext(tx.ctx, `INSERT INTO outbox (event) VALUES (?)`, string(text)); err != nil {
+	if err := tx.q.exec(tx.ctx, `INSERT INTO outbox (event) VALUES (?)`, string(text)); err != nil {
 		return fmt.Errorf("emit %s: %w", e.Type, err)
 	}
 	tx.emitted = true
@@ -362,33 +403,27 @@ func (tx *Tx) Emit(e mayfly.Event) error {
 
 // Outgoing returns up to max events in the outbox with numbers above after,
 // oldest first, and the number of the last. The ids of the events are their
-// numbers.
+// numbers. They are on disk: a number that the ledger has seen is not given to
+// another event.
 func (s *Store) Outgoing(ctx context.Context, after int64, max int) (events []mayfly.Event, last int64, err error) {
-	err = s.View(ctx, func(tx *Tx) error {
-		q, err := tx.sql()
-		if err != nil {
-			return err
-		}
-		rows, err := q.QueryContext(ctx, `SELECT number, event FROM outbox WHERE number > ? ORDER BY number LIMIT ?`, after, max)
-		if err != nil {
-			return err
-		}
-		defer rows.Close()
-		for rows.Next() {
-			var e mayfly.Event
-			var text []byte
-			if err := rows.Scan(&last, &text); err != nil {
-				return err
-			}
-			if err := json.Unmarshal(text, &e); err != nil {
-				return err
-			}
-			e.ID = EventID(last)
-			events = append(events, e)
-		}
-		return rows.Err()
-	})
+	rows, err := s.read.query(context.WithoutCancel(ctx), `SELECT number, event FROM outbox WHERE number > ? ORDER BY number LIMIT ?`, after, max)
 	if err != nil {
+		return nil, 0, fmt.Errorf("read outbox: %w", err)
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var e mayfly.Event
+		var text []byte
+		if err := rows.Scan(&last, &text); err != nil {
+			return nil, 0, fmt.Errorf("read outbox: %w", err)
+		}
+		if err := json.Unmarshal(text, &e); err != nil {
+			return nil, 0, fmt.Errorf("read outbox: %w", err)
+		}
+		e.ID = EventID(last)
+		events = append(events, e)
+	}
+	if err := errors.Join(rows.Err(), s.syncNow()); err != nil {
 		return nil, 0, fmt.Errorf("read outbox: %w", err)
 	}
 	return events, last, nil
@@ -398,7 +433,7 @@ func (s *Store) Outgoing(ctx context.Context, after int64, max int) (events []ma
 func (s *Store) Sent(ctx context.Context, last int64) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if _, err := s.write.ExecContext(ctx, `DELETE FROM outbox WHERE number <= ?`, last); err != nil {
+	if err := s.writer.exec(context.WithoutCancel(ctx), `DELETE FROM outbox WHERE number <= ?`, last); err != nil {
 		return fmt.Errorf("trim outbox: %w", err)
 	}
 	return nil

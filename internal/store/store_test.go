@@ -101,7 +101,7 @@ func TestListPrefixTakesTheIDAsIs(t *testing.T) {
 func TestOpenRefusesANewerSchema(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "state.db")
 	s := open(t, path)
-	s.write.Exec("PRAGMA user_version = 99")
+	s.write.ExecContext(t.Context(), "PRAGMA user_version = 99")
 	s.Close()
 	if _, err := Open(t.Context(), path); mayfly.KindOf(err) != mayfly.Unsupported {
 		t.Errorf("got = %v, want kind %v", err, mayfly.Unsupported)
@@ -190,4 +190,32 @@ func TestLookUpsSeeWhatTheUpdateHasPutAndNothingOfOneThatFailed(t *testing.T) {
 		t.Fatal(err)
 	}
 	check(s, ";;;;")
+}
+
+func TestWhatIsDerivedIsSyncedBeforeItsEventsGoOn(t *testing.T) {
+	s := open(t, filepath.Join(t.TempDir(), "state.db"))
+	update := func(derived bool) {
+		t.Helper()
+		err := s.Update(t.Context(), func(tx *Tx) error {
+			if derived {
+				tx.Derived()
+			}
+			return tx.Emit(mayfly.Event{Type: "x"})
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	update(true)
+	if !s.unsynced {
+		t.Error("a derived update waited for the disk")
+	}
+	if events, _, err := s.Outgoing(t.Context(), 0, 10); err != nil || len(events) != 1 || s.unsynced {
+		t.Errorf("got = %v, %v, unsynced %v, want one event that is on disk", events, err, s.unsynced)
+	}
+	update(true)
+	update(false)
+	if s.unsynced {
+		t.Error("an update left something unsynced")
+	}
 }
