@@ -112,7 +112,7 @@ func (d *Driver) Diff(ctx context.Context, h driver.Handle, s driver.Spec, r may
 	if err != nil {
 		return nil, err
 	}
-	lower, err := d.layers(t, s.Template)
+	lower, err := d.layers(ctx, t, s.Template)
 	if err != nil {
 		return nil, err
 	}
@@ -220,7 +220,7 @@ func (d *Driver) Hash(ctx context.Context, h driver.Handle, s driver.Spec, snaps
 	if err != nil {
 		return "", err
 	}
-	lower, err := d.layers(t, s.Template)
+	lower, err := d.layers(ctx, t, s.Template)
 	if err != nil {
 		return "", err
 	}

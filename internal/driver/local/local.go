@@ -33,7 +33,10 @@ type Options struct {
 	Dir      string // for the descriptions of templates
 	Pool     volume.Pool
 	Runtimes map[mayfly.Isolation]func() (sandbox.Runtime, error) // made when first used
-	Log      *slog.Logger
+	// Files lie under every environment, below the template and above its base,
+	// by absolute path: below the home directory they are the commands' own.
+	Files map[string][]byte
+	Log   *slog.Logger
 }
 
 // Driver is a driver.Driver, a driver.Pauser and a driver.Listener.
@@ -42,6 +45,9 @@ type Driver struct {
 	pool     volume.Pool
 	runtimes map[mayfly.Isolation]func() (sandbox.Runtime, error)
 	log      *slog.Logger
+
+	files      map[string][]byte
+	filesLayer string
 }
 
 var (
@@ -52,7 +58,10 @@ var (
 
 // New makes a driver.
 func New(o Options) *Driver {
-	return &Driver{dir: o.Dir, pool: o.Pool, runtimes: o.Runtimes, log: o.Log}
+	return &Driver{
+		dir: o.Dir, pool: o.Pool, runtimes: o.Runtimes, log: o.Log,
+		files: o.Files, filesLayer: filesName(o.Files),
+	}
 }
 
 // Recover finishes or removes what a crash left half-made. It is called once,
@@ -142,7 +151,7 @@ func (d *Driver) Start(ctx context.Context, h driver.Handle, s driver.Spec) erro
 	if err != nil {
 		return err
 	}
-	spec, err := d.sandboxSpec(h, s)
+	spec, err := d.sandboxSpec(ctx, h, s)
 	if err != nil {
 		return err
 	}
@@ -153,12 +162,12 @@ func (d *Driver) Start(ctx context.Context, h driver.Handle, s driver.Spec) erro
 }
 
 // sandboxSpec says how the sandbox of an environment is put together.
-func (d *Driver) sandboxSpec(h driver.Handle, s driver.Spec) (sandbox.Spec, error) {
+func (d *Driver) sandboxSpec(ctx context.Context, h driver.Handle, s driver.Spec) (sandbox.Spec, error) {
 	t, err := d.template(s.Template)
 	if err != nil {
 		return sandbox.Spec{}, err
 	}
-	lower, err := d.layers(t, s.Template)
+	lower, err := d.layers(ctx, t, s.Template)
 	if err != nil {
 		return sandbox.Spec{}, err
 	}

@@ -76,23 +76,24 @@ func (d *Driver) bindHost(t *description) error {
 }
 
 // layers are the read-only layers of a template, topmost first.
-func (d *Driver) layers(t description, digest string) ([]string, error) {
-	var dirs []string
-	for _, name := range []string{layerName("tpl-", digest), t.Base} {
-		dir, err := d.pool.Layer(name)
-		if err != nil {
-			return nil, fmt.Errorf("find layer %s: %w", name, err)
-		}
-		dirs = append(dirs, dir)
+func (d *Driver) layers(ctx context.Context, t description, digest string) ([]string, error) {
+	name := layerName("tpl-", digest)
+	own, err := d.pool.Layer(name)
+	if err != nil {
+		return nil, fmt.Errorf("find layer %s: %w", name, err)
 	}
-	return dirs, nil
+	under, err := d.under(ctx, t.Base)
+	if err != nil {
+		return nil, err
+	}
+	return append([]string{own}, under...), nil
 }
 
 // HasTemplate implements driver.Driver.
 func (d *Driver) HasTemplate(ctx context.Context, digest string) (bool, error) {
 	t, err := d.template(digest)
 	if err == nil {
-		_, err = d.layers(t, digest)
+		_, err = d.layers(ctx, t, digest)
 	}
 	if mayfly.KindOf(err) == mayfly.Missing || errors.Is(err, fs.ErrNotExist) {
 		return false, nil
@@ -264,11 +265,11 @@ func (d *Driver) setUp(ctx context.Context, h driver.Handle, t description, s dr
 	if err != nil {
 		return err
 	}
-	base, err := d.pool.Layer(t.Base)
+	under, err := d.under(ctx, t.Base)
 	if err != nil {
-		return fmt.Errorf("find base: %w", err)
+		return err
 	}
-	if err := rt.Start(ctx, d.assemble(h, t, []string{base}, s)); err != nil {
+	if err := rt.Start(ctx, d.assemble(h, t, under, s)); err != nil {
 		return fmt.Errorf("start sandbox for set-up: %w", err)
 	}
 	for i, command := range t.Lock.Setup {
