@@ -71,7 +71,7 @@ func (d *door) shutdown(ctx context.Context) error {
 func (d *door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	d.active.Add(1)
 	defer d.active.Done()
-	http.NewResponseController(w).SetWriteDeadline(time.Now().Add(d.g.o.Stall))
+	d.extend(w)
 	rt, ok := findRoute(r.URL.EscapedPath())
 	switch {
 	case !ok || r.URL.IsAbs() || r.Method == http.MethodConnect:
@@ -81,6 +81,11 @@ func (d *door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	default:
 		d.model(w, r, rt)
 	}
+}
+
+// extend gives the agent time to take what is written next.
+func (d *door) extend(w http.ResponseWriter) {
+	http.NewResponseController(w).SetWriteDeadline(time.Now().Add(d.g.o.Stall))
 }
 
 // shorten keeps what an error repeats of its request short.
@@ -127,6 +132,7 @@ func (d *door) readBody(w http.ResponseWriter, r *http.Request) ([]byte, *fault)
 	}
 	body, err := d.readAll(http.NewResponseController(w), http.MaxBytesReader(w, r.Body, limit), r.ContentLength)
 	d.bodies.Release(size - int64(len(body)))
+	d.extend(w)
 	var exceeded *http.MaxBytesError
 	switch {
 	case err == nil:
@@ -147,7 +153,6 @@ func (d *door) readAll(out *http.ResponseController, r io.Reader, size int64) ([
 		size = 0
 	}
 	b := make([]byte, 0, min(size, most)+1)
-	defer out.SetReadDeadline(time.Time{})
 	for {
 		if len(b) == cap(b) {
 			b = append(b, 0)[:len(b)]
@@ -156,6 +161,7 @@ func (d *door) readAll(out *http.ResponseController, r io.Reader, size int64) ([
 		n, err := r.Read(b[len(b):cap(b)])
 		b = b[:len(b)+n]
 		if err == io.EOF {
+			out.SetReadDeadline(time.Time{}) // it stays otherwise, for the rest of the body
 			return b, nil
 		}
 		if err != nil {

@@ -306,6 +306,7 @@ func (c *call) deliver(a answer, begun <-chan error) {
 			return
 		}
 		c.d.g.log.Error("a model call was refused: it cannot be recorded", "env", c.d.env, "run", c.adm.Run, "err", err)
+		c.extend()
 		faultf(http.StatusServiceUnavailable, "the call cannot be recorded, so its answer is withheld").again().write(c.w, c.provider.API)
 		return
 	}
@@ -331,7 +332,7 @@ func (c *call) abandon(a answer) {
 	<-a.fed
 }
 
-// extend gives the server time to finish the framing.
+// extend gives the agent time to take what is written next.
 func (c *call) extend() { c.out.SetWriteDeadline(time.Now().Add(c.d.g.o.Stall)) }
 
 // errAgent is what writing to the agent fails with.

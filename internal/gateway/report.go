@@ -31,6 +31,7 @@ func (d *door) report(w http.ResponseWriter, r *http.Request, rt route) {
 	if f == nil {
 		f = d.saveReport(r, adm, rt.report, body)
 	}
+	d.extend(w)
 	if f != nil {
 		f.write(w, "")
 		return
