@@ -1,7 +1,7 @@
 // Package agents runs real coding agents in environments, against a model
 // that follows a script, without a network. Its tests need the agents from
-// npm, some hundred megabytes, so that they are a target of their own:
-// make agents.
+// npm, some hundred megabytes each, so that they are targets of their own:
+// make agents, and make agents_all for the slower ones, too.
 package agents
 
 // Agent says how a coding agent is installed and started without a person, a
@@ -17,6 +17,10 @@ type Agent struct {
 	Config map[string]string
 	// Command starts the agent; "node_modules/…" is relative to the workspace.
 	Command []string
+	// Delegates says that the agent can start subagents.
+	Delegates bool
+	// Slow agents are tried only where there is time.
+	Slow bool
 }
 
 // Address is where the model listens inside an environment.
@@ -24,6 +28,31 @@ const Address = "127.0.0.1:4000"
 
 // Prompt is what the agents are asked to do.
 const Prompt = "Make the test pass."
+
+const (
+	claude   = "node_modules/@anthropic-ai/claude-code-linux-x64/claude"
+	codexDir = "@openai/codex-linux-x64/vendor/x86_64-unknown-linux-musl/bin"
+	codex    = "node_modules/" + codexDir + "/codex"
+	gemini   = "node_modules/@google/gemini-cli/bundle/gemini.js"
+	opencode = "node_modules/opencode-linux-x64/bin/opencode"
+	pi       = "node_modules/@mariozechner/pi-coding-agent/dist/cli.js"
+)
+
+var codexConfig = map[string]string{".codex/config.toml": `model_provider = "scripted"
+approval_policy = "never"
+sandbox_mode = "danger-full-access"
+check_for_update_on_startup = false
+
+[analytics]
+enabled = false
+
+[model_providers.scripted]
+name = "scripted"
+base_url = "http://` + Address + `/v1"
+wire_api = "responses"
+supports_websockets = false
+env_key = "SCRIPTED_KEY"
+`}
 
 // All are the agents that are tried.
 var All = []Agent{
@@ -39,34 +68,27 @@ var All = []Agent{
 			"DISABLE_ERROR_REPORTING":                  "1",
 			"DISABLE_AUTOUPDATER":                      "1",
 		},
-		Command: []string{
-			"node_modules/@anthropic-ai/claude-code-linux-x64/claude", "-p", Prompt, "--dangerously-skip-permissions",
-		},
+		Command:   []string{claude, "-p", Prompt, "--dangerously-skip-permissions"},
+		Delegates: true,
 	},
 	{
-		Name:    "codex",
+		// Each action is a tool call.
+		Name:    "codex-direct",
 		Package: "@openai/codex@0.169.0",
-		Files:   []string{"@openai/codex-linux-x64/vendor/x86_64-unknown-linux-musl/bin/codex"},
+		Files:   []string{codexDir + "/codex"},
 		Env:     map[string]string{"SCRIPTED_KEY": "worthless"},
-		Config: map[string]string{".codex/config.toml": `model = "scripted-1"
-model_provider = "scripted"
-approval_policy = "never"
-sandbox_mode = "danger-full-access"
-check_for_update_on_startup = false
-
-[analytics]
-enabled = false
-
-[model_providers.scripted]
-name = "scripted"
-base_url = "http://` + Address + `/v1"
-wire_api = "responses"
-supports_websockets = false
-env_key = "SCRIPTED_KEY"
-`},
-		Command: []string{
-			"node_modules/@openai/codex-linux-x64/vendor/x86_64-unknown-linux-musl/bin/codex", "exec", "--skip-git-repo-check", Prompt,
-		},
+		Config:  codexConfig,
+		Command: []string{codex, "exec", "-m", "gpt-5.5", "--skip-git-repo-check", Prompt},
+	},
+	{
+		// A tool call is a program that performs several actions. The model
+		// decides: its entry in Codex's own catalogue says so.
+		Name:    "codex-code",
+		Package: "@openai/codex@0.169.0",
+		Files:   []string{codexDir},
+		Env:     map[string]string{"SCRIPTED_KEY": "worthless"},
+		Config:  codexConfig,
+		Command: []string{codex, "exec", "-m", "gpt-6-sol", "--skip-git-repo-check", Prompt},
 	},
 	{
 		Name:    "pi",
@@ -79,8 +101,39 @@ env_key = "SCRIPTED_KEY"
     "contextWindow": 100000, "maxTokens": 8000, "cost": {"input": 0, "output": 0, "cacheRead": 0, "cacheWrite": 0}}]
 }}}
 `},
-		Command: []string{
-			"node", "node_modules/@mariozechner/pi-coding-agent/dist/cli.js", "-p", "--provider", "scripted", "--model", "scripted-1", Prompt,
+		Command: []string{"node", pi, "-p", "--provider", "scripted", "--model", "scripted-1", Prompt},
+	},
+	{
+		Name:    "gemini",
+		Package: "@google/gemini-cli@0.61.0",
+		Files:   []string{"@google/gemini-cli"},
+		Env: map[string]string{
+			"GOOGLE_GEMINI_BASE_URL": "http://" + Address, "GEMINI_API_KEY": "worthless", "GEMINI_TELEMETRY_ENABLED": "false",
 		},
+		Config: map[string]string{".gemini/settings.json": `{
+  "security": {"auth": {"selectedType": "gemini-api-key"}},
+  "general": {"enableAutoUpdate": false},
+  "privacy": {"usageStatisticsEnabled": false}
+}
+`},
+		Command: []string{"node", gemini, "-p", Prompt, "--yolo", "--skip-trust"},
+		Slow:    true,
+	},
+	{
+		Name:    "opencode",
+		Package: "opencode-ai@1.18.33",
+		Files:   []string{"opencode-linux-x64/bin/opencode"},
+		Env:     map[string]string{"OPENCODE_DISABLE_AUTOUPDATE": "1", "OPENCODE_DISABLE_MODELS_FETCH": "1"},
+		Config: map[string]string{".config/opencode/opencode.json": `{
+  "autoupdate": false, "share": "disabled", "model": "scripted/scripted-1", "small_model": "scripted/scripted-1",
+  "provider": {"scripted": {
+    "npm": "@ai-sdk/openai-compatible", "name": "scripted",
+    "options": {"baseURL": "http://` + Address + `/v1", "apiKey": "worthless"},
+    "models": {"scripted-1": {"name": "scripted"}}
+  }}
+}
+`},
+		Command: []string{opencode, "run", Prompt},
+		Slow:    true,
 	},
 }

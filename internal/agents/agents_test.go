@@ -19,11 +19,12 @@ import (
 	"time"
 
 	"mayfly.dev/mayfly"
+	"mayfly.dev/mayfly/internal/scriptedmodel"
 )
 
 var (
 	binaries string // directory of mayfly, mayfly-guest and serve
-	modules  string // node_modules
+	slow     bool   // try the slow agents, too
 )
 
 func TestMain(m *testing.M) {
@@ -49,43 +50,45 @@ func prepare(m *testing.M) (int, error) {
 	if out, err := build.CombinedOutput(); err != nil {
 		return 0, fmt.Errorf("build: %w: %s", err, out)
 	}
-	if modules, err = install(); err != nil {
-		return 0, err
+	for _, a := range wanted() {
+		if err := a.install(); err != nil {
+			return 0, err
+		}
 	}
 	return m.Run(), nil
 }
 
-// install puts the agents into a cache directory.
-func install() (string, error) {
-	cache, err := os.UserCacheDir()
-	if err != nil {
-		return "", err
-	}
-	dir := filepath.Join(cache, "mayfly", "agents")
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return "", err
-	}
-	args := []string{"install", "--prefix", dir, "--ignore-scripts", "--no-audit", "--no-fund", "--no-package-lock", "--loglevel=error"}
-	wanted := slices.Collect(packages)
-	// The list is written last: with it, everything is there.
-	stamp := filepath.Join(dir, "installed")
-	if have, _ := os.ReadFile(stamp); string(have) != strings.Join(wanted, "\n") {
-		if out, err := exec.Command("npm", append(args, wanted...)...).CombinedOutput(); err != nil {
-			return "", fmt.Errorf("npm install: %w: %s", err, out)
-		}
-		if err := os.WriteFile(stamp, []byte(strings.Join(wanted, "\n")), 0o644); err != nil {
-			return "", err
-		}
-	}
-	return filepath.Join(dir, "node_modules"), nil
+// wanted are the agents that are tried.
+func wanted() []Agent {
+	return slices.DeleteFunc(slices.Clone(All), func(a Agent) bool { return a.Slow && !slow })
 }
 
-func packages(yield func(string) bool) {
-	for _, a := range All {
-		if !yield(a.Package) {
-			return
-		}
+// directory is where the agent is kept between tests.
+func (a Agent) directory() (string, error) {
+	cache, err := os.UserCacheDir()
+	return filepath.Join(cache, "mayfly", "agents", strings.ReplaceAll(a.Package, "/", "_")), err
+}
+
+// install puts the agent into its directory, once.
+func (a Agent) install() error {
+	dir, err := a.directory()
+	if err != nil {
+		return err
 	}
+	// Written last: with it, everything is there.
+	stamp := filepath.Join(dir, "installed")
+	if _, err := os.Stat(stamp); err == nil {
+		return nil
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	npm := exec.Command("npm", "install", "--prefix", dir, "--ignore-scripts", "--no-audit", "--no-fund", "--no-package-lock",
+		"--loglevel=error", a.Package)
+	if out, err := npm.CombinedOutput(); err != nil {
+		return fmt.Errorf("npm install %s: %w: %s", a.Package, err, out)
+	}
+	return os.WriteFile(stamp, nil, 0o644)
 }
 
 // installation is a server with a state directory of its own.
@@ -165,10 +168,14 @@ func repository(t *testing.T, a Agent) string {
 			t.Fatalf("git %s: %v: %s", args[0], err, out)
 		}
 	}
-	copyFile(t, "testdata/script.json", filepath.Join(dir, "script.json"))
+	writeScript(t, a, filepath.Join(dir, "script.json"))
 	copyFile(t, filepath.Join(binaries, "serve"), filepath.Join(dir, "serve"))
+	installed, err := a.directory()
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, f := range a.Files {
-		copyTree(t, filepath.Join(modules, f), filepath.Join(dir, "node_modules", f))
+		copyTree(t, filepath.Join(installed, "node_modules", f), filepath.Join(dir, "node_modules", f))
 	}
 	for path, content := range a.Config {
 		name := filepath.Join(dir, "config", path)
@@ -182,8 +189,26 @@ func repository(t *testing.T, a Agent) string {
 	return dir
 }
 
-// others are large packages that pi does not need.
-var others = []string{"@anthropic-ai/claude-code", "@openai/codex"}
+// writeScript writes the script of the agent's model: without the step that
+// the agent cannot do.
+func writeScript(t *testing.T, a Agent, name string) {
+	t.Helper()
+	data, err := os.ReadFile("testdata/script.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	script, err := scriptedmodel.ParseScript(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	script.Steps = slices.DeleteFunc(script.Steps, func(s scriptedmodel.Step) bool { return s.Delegate != "" && !a.Delegates })
+	if data, err = json.Marshal(script); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(name, data, 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
 
 func copyTree(t *testing.T, from, to string) {
 	t.Helper()
@@ -194,9 +219,6 @@ func copyTree(t *testing.T, from, to string) {
 		rel, err := filepath.Rel(from, path)
 		if err != nil {
 			return err
-		}
-		if d.IsDir() && slices.ContainsFunc(others, func(o string) bool { return from == modules && strings.HasPrefix(rel, o) }) {
-			return fs.SkipDir
 		}
 		switch {
 		case d.Type().IsRegular():
@@ -255,7 +277,7 @@ func (a Agent) command() []string {
 
 func TestAgentsMakeTheTestPass(t *testing.T) {
 	in := start(t)
-	for _, a := range All {
+	for _, a := range wanted() {
 		for _, isolation := range []mayfly.Isolation{mayfly.Native, mayfly.GVisor} {
 			t.Run(a.Name+"/"+string(isolation), func(t *testing.T) { in.try(t, a, isolation) })
 		}
@@ -279,7 +301,7 @@ func (in *installation) try(t *testing.T, a Agent, isolation mayfly.Isolation) {
 	if !strings.Contains(out, "The test passes.") {
 		t.Errorf("the agent's last words are missing in:\n%s", out)
 	}
-	in.checkRequests(t, name)
+	in.checkRequests(t, a, name)
 	diff, err := in.mayfly(dir, "diff", name)
 	if err != nil {
 		t.Fatal(err)
@@ -297,28 +319,33 @@ func (in *installation) try(t *testing.T, a Agent, isolation mayfly.Isolation) {
 
 // checkRequests looks at what the model was asked: the script's steps in
 // order, and nothing that it could not answer.
-func (in *installation) checkRequests(t *testing.T, env string) {
+func (in *installation) checkRequests(t *testing.T, a Agent, env string) {
 	t.Helper()
 	log, err := in.mayfly("/", "exec", env, "--", "cat", requests)
 	if err != nil {
 		t.Fatal(err)
 	}
-	var said []string
+	var steps []string
 	for line := range strings.Lines(log) {
-		var e struct{ Path, Text, Tool, Error string }
+		var e scriptedmodel.Exchange
 		if err := json.Unmarshal([]byte(line), &e); err != nil {
 			t.Fatalf("request %q: %v", line, err)
 		}
 		if e.Error != "" || strings.HasPrefix(e.Text, "UNEXPECTED") {
 			t.Errorf("%s: %s%s", e.Path, e.Error, e.Text)
 		}
-		if e.Tool != "" {
-			said = append(said, e.Text)
+		if e.Step != "" {
+			steps = append(steps, fmt.Sprint(e.Step, " ", e.Status))
 		}
 	}
-	want := []string{"The test wants add.sh, which is not there. I write it.", "Now I run the test."}
-	if !slices.Equal(said, want) {
-		t.Errorf("actions: got = %q, want %q", said, want)
+	want := []string{"call 1 200", "call 2 200", "call 3 529", "call 3 200", "call 4 200"}
+	if a.Delegates {
+		want = []string{
+			"call 1 200", "call 2 200", "counter 1 200", "counter 2 200", "call 3 200", "call 4 529", "call 4 200", "call 5 200",
+		}
+	}
+	if !slices.Equal(steps, want) {
+		t.Errorf("steps: got = %q, want %q", steps, want)
 	}
 }
 

@@ -1,0 +1,5 @@
+//go:build agents && agents_all
+
+package agents
+
+func init() { slow = true }
