@@ -31,10 +31,12 @@ type machine struct {
 	driver *drivertest.Memory
 	store  *store.Store
 	ledger *ledger.Ledger
+	doors  *doors
+	kept   *recorder
 }
 
 func newMachine(t testing.TB) *machine {
-	m := &machine{t: t, dir: t.TempDir(), driver: drivertest.New()}
+	m := &machine{t: t, dir: t.TempDir(), driver: drivertest.New(), doors: newDoors(), kept: &recorder{}}
 	e := m.boot()
 	lock := mayfly.Lock{Template: digest, Workspace: mayfly.LockedWorkspace{Commit: "c0ffee"}}
 	if _, err := e.PutTemplate(t.Context(), lock, strings.NewReader(""), io.Discard); err != nil {
@@ -54,7 +56,13 @@ func (m *machine) boot() *Engine {
 	if m.ledger, err = ledger.Open(filepath.Join(m.dir, "ledger")); err != nil {
 		m.t.Fatal(err)
 	}
-	e, err := New(ctx, Options{Store: m.store, Ledger: m.ledger, Driver: m.driver, Log: slog.New(slog.DiscardHandler)})
+	e, err := New(ctx, Options{
+		Store: m.store, Ledger: m.ledger, Driver: m.driver, Log: slog.New(slog.DiscardHandler),
+		Doors: m.doors, Port: 2929, TokenKey: []byte("key"), Recorder: m.kept, Draw: m.kept.draw,
+		Variables: func(port int, token string) map[string]string {
+			return map[string]string{"MODEL_URL": fmt.Sprint("http://127.0.0.1:", port), "MODEL_KEY": token}
+		},
+	})
 	if err != nil {
 		m.t.Fatal(err)
 	}
@@ -71,6 +79,7 @@ func (m *machine) halt(e *Engine) {
 
 // cut closes the files without a word to the engine.
 func (m *machine) cut() {
+	m.doors.closeAll()
 	m.store.Close()
 	m.ledger.Close()
 }

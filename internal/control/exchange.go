@@ -32,7 +32,9 @@ func (e *Engine) Begin(ctx context.Context, x *mayfly.Exchange, boundary bool, r
 			return err
 		}
 		r.number(x, boundary, retry)
-		x.ID = mayfly.NewID("exch", e.Now())
+		if x.ID == "" {
+			x.ID = mayfly.NewID("x", e.Now())
+		}
 		if boundary {
 			if snap, err = e.requestSnapshot(tx, env, mayfly.StepSnapshot, r.ID, ""); err != nil {
 				return err

@@ -319,6 +319,7 @@ func (e *Engine) startRun(ctx context.Context, s *situation, r *run) error {
 		if failure != nil {
 			return e.giveUp(tx, env, r, failure)
 		}
+		tx.Derived()
 		r.Phase, r.StartedAt = mayfly.RunRunning, started
 		if err := put(tx, r); err != nil {
 			return err

@@ -197,6 +197,7 @@ func (e *Engine) stepRemoval(ctx context.Context, s *situation) (bool, error) {
 	}
 	e.forgetReaders(s)
 	err = e.change(ctx, env.ID, func(tx *store.Tx, env *environment) error {
+		tx.Derived()
 		return e.closeEnvironment(tx, s, env, exits)
 	})
 	if err == nil {
@@ -519,6 +520,7 @@ func (e *Engine) startSandbox(ctx context.Context, s *situation) error {
 func (e *Engine) noteReady(ctx context.Context, s *situation, event string) error {
 	id := s.env.ID
 	return e.change(ctx, id, func(tx *store.Tx, env *environment) error {
+		tx.Derived()
 		if err := e.saveTaken(tx, s); err != nil {
 			return err
 		}

@@ -58,6 +58,10 @@ func (m *Memory) Listen(ctx context.Context, h driver.Handle, port int) (l net.L
 		l = p
 		return nil
 	})
+	if err != nil && l != nil { // it failed behind the effect: a socket nobody has is closed
+		l.Close()
+		return nil, err
+	}
 	return l, err
 }
 
