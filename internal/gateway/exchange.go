@@ -149,6 +149,7 @@ func (c *call) describe() *fault {
 	c.side = c.side || req.Side != ""
 	c.x.Model, c.x.Stream, c.x.Session, c.x.Agent = req.Model, req.Stream, req.Session, req.Agent
 	c.x.Parameters, c.x.System, c.x.Tools = req.Parameters, req.SystemDigest, req.ToolsDigest
+	c.x.Parameters, c.x.System, c.x.Tools = req.Parameters, req.SystemDigest, req.ToolsDigest
 	if c.x.Model == "" {
 		c.x.Model = modelapi.PathModel(c.x.Path)
 	}

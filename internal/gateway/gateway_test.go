@@ -183,6 +183,9 @@ func TestChunksKeepTheirBoundaries(t *testing.T) {
 			t.Errorf("chunk %d = %+v after %+v", i, c, answer.Chunks[max(0, i-1)])
 		}
 	}
+	if x.Model != "m-1" || !x.Stream || x.System == "" || x.Tools == "" || *x.Parameters.Temperature != 0.5 || *x.Parameters.MaxTokens != 1000 {
+		t.Errorf("exchange = %+v", x)
+	}
 	if spread := answer.Chunks[len(parts)-1].After - answer.Chunks[0].After; spread < time.Duration(len(parts)-1)*time.Millisecond {
 		t.Errorf("first to last chunk = %v", spread)
 	}

@@ -250,7 +250,8 @@ func providersAt(t testing.TB, url, key string) *Providers {
 	return p
 }
 
-const question = `{"model":"m-1","max_tokens":10,"messages":[{"role":"user","content":"hello"}]}`
+const question = `{"model":"m-1","max_tokens":1000,"temperature":0.5,"stream":true,"system":"You help.",` +
+	`"tools":[{"name":"Bash","input_schema":{"type":"object"}}],"messages":[{"role":"user","content":"hello"}]}`
 
 // post sends a question with the run's token, as Claude Code does.
 func (w *world) post(path, body string, header ...string) *http.Response {
