@@ -1,0 +1,282 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"mayfly.dev/mayfly"
+	"mayfly.dev/mayfly/internal/unixsock"
+)
+
+// Instance says how to start a server on a copy of a baseline, or on what an
+// earlier instance left of one. No process of an earlier instance on the same
+// directory may be alive: what Postgres would recognise one by is removed.
+type Instance struct {
+	Install  Install
+	Data     Dir               // PGDATA
+	Socket   Dir               // where its socket is made; on the host, others cannot enter it
+	Database string            // the one of interest
+	Secret   string            // of Admin, as given to Prepare
+	Settings map[string]string // on top of the baseline's; see CheckSettings
+	TCP      bool              // listen on loopback, too
+	// CopyOnWrite says that the file system never overwrites a page in place,
+	// so that pages need not be written twice.
+	CopyOnWrite bool
+	// NoSync leaves writing to the disk to the kernel. A snapshot is sound
+	// then if every process of the instance stands still while it is taken.
+	NoSync bool
+	// KeepSlots keeps replication slots. They pin WAL for readers that a copy
+	// does not have.
+	KeepSlots bool
+	Launcher  Launcher
+}
+
+// Running is an instance whose server process has been started.
+type Running struct {
+	Instance
+	Process Process
+}
+
+// socketName is what the server calls its socket.
+var socketName = ".s.PGSQL." + strconv.Itoa(Port)
+
+// maxSocketPath is what fits into a socket address; see unix(7).
+const maxSocketPath = 107
+
+// Path is where the instance's socket is on the host.
+func (i Instance) Path() string { return filepath.Join(i.Socket.Host, socketName) }
+
+// Start starts the server and returns when it answers, after recovery where it
+// is needed. When it does not come up, nothing of it is left.
+func Start(ctx context.Context, i Instance) (Running, error) {
+	if err := i.check(); err != nil {
+		return Running{}, err
+	}
+	if err := i.clean(); err != nil {
+		return Running{}, fmt.Errorf("prepare data directory: %w", err)
+	}
+	p, err := i.Launcher.Launch(ctx, Command{Argv: i.arguments(), Env: environment(), Dir: i.Data.inside()})
+	if err != nil {
+		return Running{}, fmt.Errorf("start postgres: %w", err)
+	}
+	r := Running{Instance: i, Process: p}
+	if err := r.awaitReady(ctx); err != nil {
+		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), killTimeout)
+		defer cancel()
+		return Running{}, errors.Join(err, p.Kill(undo))
+	}
+	return r, nil
+}
+
+// environment is that of every program of Postgres: messages in English, and
+// nothing of this process's own.
+func environment(more ...string) []string {
+	return append([]string{"PATH=/usr/bin:/bin", "LC_ALL=C.UTF-8", "LC_MESSAGES=C", "TZ=UTC", "HOME=/tmp", "PGTZ=UTC"}, more...)
+}
+
+func (i Instance) check() error {
+	if err := CheckSettings(i.Settings); err != nil {
+		return err
+	}
+	if path := filepath.Join(i.Socket.inside(), socketName); len(path) > maxSocketPath {
+		return mayfly.Errorf(mayfly.Invalid, "the socket's path %s has %d bytes", path, len(path)).
+			Hint("use a directory with a shorter name: a socket address holds %d bytes", maxSocketPath)
+	}
+	if i.Secret == "" {
+		return errors.New("start postgres: no secret of the superuser")
+	}
+	return checkName("database", i.Database)
+}
+
+// probeEvery is how often a starting server is looked at.
+const probeEvery = time.Millisecond
+
+// awaitReady returns when the server has written that it is ready and answers
+// a query. A connection to one that is not would cost it a process each time.
+func (r Running) awaitReady(ctx context.Context) error {
+	err := r.whileAlive(ctx, func(ctx context.Context) error {
+		if err := r.awaitStatus(ctx); err != nil {
+			return err
+		}
+		return r.withConn(ctx, maintenance(r.Database), func(*pgconn.PgConn) error { return nil })
+	})
+	if err != nil {
+		return fmt.Errorf("wait for postgres: %w", err)
+	}
+	return nil
+}
+
+// whileAlive calls fn with a context that ends with the server, and then
+// returns why that ended.
+func (r Running) whileAlive(ctx context.Context, fn func(context.Context) error) error {
+	watch, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	go func() {
+		if status, err := r.Process.Wait(watch); err == nil {
+			cancel(r.died(ctx, status))
+		}
+	}()
+	err := fn(watch)
+	if cause := context.Cause(watch); err != nil && cause != nil {
+		return cause
+	}
+	return err
+}
+
+func (r Running) awaitStatus(ctx context.Context) error {
+	tick := time.NewTicker(probeEvery)
+	defer tick.Stop()
+	for !r.ready() {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return nil
+}
+
+// died explains why the server ended.
+func (r Running) died(ctx context.Context, status string) error {
+	output := strings.TrimSpace(r.Process.Output(ctx))
+	if strings.Contains(output, "No space left on device") {
+		return mayfly.Errorf(mayfly.Exhausted, "the disk is full: %s", lastLines(output, 3)).Hint("free space, or raise the disk limit")
+	}
+	return fmt.Errorf("postgres ended (%s): %s", status, lastLines(output, 8))
+}
+
+func lastLines(s string, n int) string {
+	lines := strings.Split(strings.TrimSpace(s), "\n")
+	return strings.Join(lines[max(0, len(lines)-n):], "\n")
+}
+
+// Connect connects as Admin. Nothing that users of the instance have set has
+// an effect on such a connection: not the settings of a database, not names
+// that hide those of the system, not triggers.
+func (i Instance) Connect(ctx context.Context, database string) (*pgconn.PgConn, error) {
+	config, err := i.config(Admin, i.Secret, database)
+	if err != nil {
+		return nil, err
+	}
+	config.RuntimeParams = map[string]string{
+		"application_name": "mayfly", "client_encoding": "UTF8", "search_path": "pg_catalog, pg_temp",
+		"session_replication_role": "replica", "role": "none", "default_transaction_read_only": "off",
+		"default_transaction_isolation": "read committed", "statement_timeout": "0", "lock_timeout": "0",
+		"idle_in_transaction_session_timeout": "0", "standard_conforming_strings": "on", "DateStyle": "ISO, MDY",
+		"TimeZone": "UTC", "bytea_output": "hex", "IntervalStyle": "iso_8601", "extra_float_digits": "1", "row_security": "off",
+		"client_min_messages": "notice", "log_statement": "none", "log_min_duration_statement": "-1",
+		"log_min_error_statement": "panic", "temp_tablespaces": "", "default_tablespace": "",
+	}
+	if i.Install.Major >= 14 {
+		config.RuntimeParams["idle_session_timeout"] = "0"
+	}
+	if i.Install.Major >= 17 {
+		config.RuntimeParams["event_triggers"] = "off"
+		config.RuntimeParams["transaction_timeout"] = "0"
+	}
+	return i.connect(ctx, config)
+}
+
+// config is for a connection over the socket that this process's environment
+// variables and files have no part in.
+func (i Instance) config(user, password, database string) (*pgconn.Config, error) {
+	config, err := pgconn.ParseConfig("host=/ port=5432 user=x password=x dbname=x sslmode=disable passfile=/dev/null servicefile=/dev/null")
+	if err != nil {
+		return nil, err
+	}
+	config.User, config.Password, config.Database = user, password, database
+	config.Fallbacks, config.RuntimeParams, config.ConnectTimeout = nil, map[string]string{}, time.Minute
+	config.DialFunc = func(ctx context.Context, _, _ string) (net.Conn, error) { return unixsock.Dial(ctx, i.Path()) }
+	return config, nil
+}
+
+func (i Instance) connect(ctx context.Context, config *pgconn.Config) (*pgconn.PgConn, error) {
+	conn, err := pgconn.ConnectConfig(ctx, config)
+	if err != nil {
+		return nil, fmt.Errorf("connect to the database: %w", err)
+	}
+	return conn, nil
+}
+
+// withConn calls fn with a connection of Admin.
+func (i Instance) withConn(ctx context.Context, database string, fn func(*pgconn.PgConn) error) error {
+	conn, err := i.Connect(ctx, database)
+	if err != nil {
+		return err
+	}
+	err = fn(conn)
+	ended, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	defer cancel()
+	conn.Close(ended)
+	return err
+}
+
+// execute executes statements, which share a transaction unless they say
+// otherwise.
+func execute(ctx context.Context, conn *pgconn.PgConn, sql string) error {
+	_, err := conn.Exec(ctx, sql).ReadAll()
+	return err
+}
+
+// column returns the first column of the rows of a query.
+func column(ctx context.Context, conn *pgconn.PgConn, sql string, args ...string) ([]string, error) {
+	params := make([][]byte, len(args))
+	for n, a := range args {
+		params[n] = []byte(a)
+	}
+	result := conn.ExecParams(ctx, sql, params, nil, nil, nil).Read()
+	var values []string
+	for _, row := range result.Rows {
+		values = append(values, string(row[0]))
+	}
+	return values, result.Err
+}
+
+// Checkpoint writes all that is changed to the files.
+func (r Running) Checkpoint(ctx context.Context) error {
+	err := r.withConn(ctx, maintenance(r.Database), func(conn *pgconn.PgConn) error { return execute(ctx, conn, "CHECKPOINT") })
+	if err != nil {
+		return fmt.Errorf("checkpoint: %w", err)
+	}
+	return nil
+}
+
+const (
+	stopTimeout = 30 * time.Second
+	killTimeout = 10 * time.Second
+)
+
+// Stop disconnects everybody, writes a last checkpoint and ends the server:
+// the directory needs no recovery then. The error says when it had to be
+// killed instead.
+func (r Running) Stop(ctx context.Context) error {
+	if err := r.Process.Signal(ctx, syscall.SIGINT); err != nil {
+		return fmt.Errorf("stop postgres: %w", err)
+	}
+	limited, cancel := context.WithTimeout(ctx, stopTimeout)
+	defer cancel()
+	_, err := r.Process.Wait(limited)
+	if err == nil {
+		return nil
+	}
+	undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), killTimeout)
+	defer cancel()
+	return errors.Join(fmt.Errorf("stop postgres: %w", err), r.Kill(undo))
+}
+
+// Kill ends the server at once. What was committed is in the directory.
+func (r Running) Kill(ctx context.Context) error {
+	if err := r.Process.Kill(ctx); err != nil {
+		return fmt.Errorf("kill postgres: %w", err)
+	}
+	return nil
+}

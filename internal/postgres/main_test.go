@@ -1,0 +1,251 @@
+//go:build linux
+
+package postgres
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"golang.org/x/sys/unix"
+)
+
+// testUID is nobody's: instances run under it.
+const testUID = 64990
+
+const secret = "a secret of the tests, never anywhere else"
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// installed finds Postgres and skips without it or without root.
+func installed(t testing.TB) Install {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: starts Postgres under another user id")
+	}
+	in, err := Find("15")
+	if err != nil {
+		t.Skip(err)
+	}
+	return in
+}
+
+// options are those of a baseline at a directory that does not exist yet.
+func options(t testing.TB, log *bytes.Buffer) Options {
+	t.Helper()
+	o := Options{Dir: filepath.Join(t.TempDir(), "pgdata"), Install: installed(t), Database: "shop", Role: "app",
+		Secret: secret, UID: testUID, GID: testUID}
+	if log != nil {
+		o.Log = log
+	}
+	return o
+}
+
+func prepare(t testing.TB, o Options) string {
+	t.Helper()
+	must(t, Prepare(t.Context(), o))
+	return o.Dir
+}
+
+// file writes a file for a preparation to read.
+func file(t testing.TB, name, content string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), name)
+	must(t, os.WriteFile(path, []byte(content), 0o600))
+	return path
+}
+
+// schema is what the shared baseline holds.
+const schema = `
+CREATE TABLE customer (id int PRIMARY KEY, name text NOT NULL, email text);
+INSERT INTO customer SELECT n, 'name ' || n, 'person' || n || '@example.com' FROM generate_series(1, 1000) n;
+CREATE TABLE counter (n bigint NOT NULL);
+INSERT INTO counter VALUES (0);
+CREATE TYPE mood AS ENUM ('good', 'bad');
+CREATE SEQUENCE ticket;
+CREATE VIEW names AS SELECT name FROM customer;
+CREATE FUNCTION twice(n int) RETURNS int LANGUAGE sql AS 'SELECT 2 * n';
+`
+
+var shared struct {
+	sync.Mutex
+	dir string
+}
+
+// baseline is one that tests copy and do not change.
+func baseline(t testing.TB) string {
+	t.Helper()
+	in := installed(t)
+	shared.Lock()
+	defer shared.Unlock()
+	if shared.dir == "" {
+		dir, err := os.MkdirTemp("", "mayfly-postgres-")
+		must(t, err)
+		shared.dir = dir
+		must(t, Prepare(t.Context(), Options{Dir: filepath.Join(dir, "pgdata"), Install: in, Database: "shop", Role: "app",
+			Secret: secret, UID: testUID, GID: testUID, SQL: []string{file(t, "schema.sql", schema)}, CreateDB: true}))
+	}
+	return filepath.Join(shared.dir, "pgdata")
+}
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if shared.dir != "" {
+		os.RemoveAll(shared.dir)
+	}
+	os.Exit(code)
+}
+
+// copyOf is a plain copy of a data directory.
+func copyOf(t testing.TB, dir string) string {
+	t.Helper()
+	dst := filepath.Join(t.TempDir(), "data")
+	if out, err := exec.Command("cp", "-a", "--reflink=auto", dir, dst).CombinedOutput(); err != nil {
+		t.Fatalf("cp: %v: %s", err, out)
+	}
+	return dst
+}
+
+// instance is one on a data directory, with a socket directory of its own.
+func instance(t testing.TB, data string) Instance {
+	t.Helper()
+	return instanceAt(t, data, t.TempDir())
+}
+
+func instanceAt(t testing.TB, data, socket string) Instance {
+	t.Helper()
+	must(t, os.Chown(socket, testUID, testUID))
+	i := Instance{Install: installed(t), Database: "shop", Secret: secret, NoSync: true,
+		Data: Dir{Host: data, Inside: "/db/data"}, Socket: Dir{Host: socket, Inside: "/db/socket"}}
+	i.Launcher = Local{UID: testUID, GID: testUID, Show: []Bind{{Dir: i.Data}, {Dir: i.Socket}}}
+	return i
+}
+
+// start starts an instance that ends with the test at the latest.
+func start(t testing.TB, i Instance) Running {
+	t.Helper()
+	r, err := Start(t.Context(), i)
+	must(t, err)
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		if err := r.Kill(ctx); err != nil {
+			t.Errorf("kill: %v", err)
+		}
+	})
+	return r
+}
+
+// query returns the first column, joined by spaces, of a query as Admin.
+func query(t testing.TB, r Running, sql string) string {
+	t.Helper()
+	conn, err := r.Connect(t.Context(), r.Database)
+	must(t, err)
+	defer conn.Close(context.Background())
+	return ask(t, conn, sql)
+}
+
+func ask(t testing.TB, conn *pgconn.PgConn, sql string) string {
+	t.Helper()
+	must(t, execute(t.Context(), conn, "SET search_path = public"))
+	values, err := column(t.Context(), conn, sql)
+	if err != nil {
+		t.Fatalf("%s: %v", sql, err)
+	}
+	return strings.Join(values, " ")
+}
+
+// login connects as a user does, with nothing but a name and a password.
+func login(ctx context.Context, i Instance, user, password, database string) (*pgconn.PgConn, error) {
+	config, err := i.config(user, password, database)
+	if err != nil {
+		return nil, err
+	}
+	return i.connect(ctx, config)
+}
+
+// granted is a connection of a new login.
+func granted(t testing.TB, r Running) *pgconn.PgConn {
+	t.Helper()
+	l := Login{Name: "run_" + strings.ToLower(rand.Text()), Password: rand.Text(), Until: time.Now().Add(time.Hour), Owner: "app"}
+	must(t, r.Grant(t.Context(), l))
+	conn, err := login(t.Context(), r.Instance, l.Name, l.Password, r.Database)
+	must(t, err)
+	t.Cleanup(func() { conn.Close(context.Background()) })
+	return conn
+}
+
+// psql runs a program of the installation against a running instance as Admin.
+func program(t testing.TB, r Running, name string, args ...string) (string, error) {
+	t.Helper()
+	cmd := exec.Command(r.Install.program(name), args...)
+	cmd.Env = environment("PGHOST="+filepath.Dir(r.Path()), "PGUSER="+Admin, "PGPASSWORD="+secret, "PGDATABASE="+r.Database)
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
+
+// btrfs mounts a new file system of the given size.
+func btrfs(t testing.TB, size int64) string {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: mounts a file system")
+	}
+	if _, err := exec.LookPath("mkfs.btrfs"); err != nil {
+		t.Skip("needs mkfs.btrfs")
+	}
+	base := t.TempDir()
+	image, dir := filepath.Join(base, "image"), filepath.Join(base, "pool")
+	must(t, os.WriteFile(image, nil, 0o600))
+	must(t, os.Truncate(image, size))
+	must(t, os.Mkdir(dir, 0o755))
+	for _, argv := range [][]string{
+		{"mkfs.btrfs", "-q", "-f", "-K", "-m", "single", image},
+		{"mount", "-t", "btrfs", "-o", "loop,noatime,ssd,commit=5", image, dir},
+	} {
+		if out, err := exec.Command(argv[0], argv[1:]...).CombinedOutput(); err != nil {
+			t.Fatalf("%v: %v: %s", argv, err, out)
+		}
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(dir, 0); err != nil {
+			t.Errorf("unmount: %v", err)
+		}
+	})
+	return dir
+}
+
+// subvolume and snapshot are those of btrfs.
+func subvolume(t testing.TB, dir string) {
+	t.Helper()
+	if out, err := exec.Command("btrfs", "subvolume", "create", dir).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+}
+
+func snapshot(from, to string) error {
+	if out, err := exec.Command("btrfs", "subvolume", "snapshot", from, to).CombinedOutput(); err != nil {
+		return fmt.Errorf("%w: %s", err, out)
+	}
+	return nil
+}
+
+func deleteSubvolume(t testing.TB, dir string) {
+	t.Helper()
+	if out, err := exec.Command("btrfs", "subvolume", "delete", dir).CombinedOutput(); err != nil {
+		t.Errorf("%v: %s", err, out)
+	}
+}

@@ -1,0 +1,234 @@
+package postgres
+
+import (
+	"bufio"
+	"bytes"
+	"compress/gzip"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"github.com/klauspost/compress/zstd"
+
+	"mayfly.dev/mayfly"
+)
+
+// runFiles executes SQL files in order.
+func (p *preparation) runFiles(ctx context.Context, names []string) error {
+	for _, name := range names {
+		files, err := scripts(name)
+		if err != nil {
+			return err
+		}
+		for _, file := range files {
+			if err := p.runFile(ctx, file); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// suffixes are those of the files that are taken from a directory.
+var suffixes = []string{".sql", ".sql.gz", ".sql.zst"}
+
+// scripts lists the files that a name stands for.
+func scripts(name string) ([]string, error) {
+	info, err := os.Stat(name)
+	if err != nil {
+		return nil, mayfly.Errorf(mayfly.Invalid, "no SQL to run: %w", err).Hint("correct the path in the manifest")
+	}
+	if !info.IsDir() {
+		return []string{name}, nil
+	}
+	entries, err := os.ReadDir(name)
+	var files []string
+	for _, e := range entries {
+		if !e.IsDir() && slices.ContainsFunc(suffixes, func(s string) bool { return strings.HasSuffix(e.Name(), s) }) {
+			files = append(files, filepath.Join(name, e.Name()))
+		}
+	}
+	if err == nil && len(files) == 0 {
+		err = mayfly.Errorf(mayfly.Invalid, "no *.sql file in %s", name).Hint("correct the path in the manifest")
+	}
+	return files, err
+}
+
+func (p *preparation) runFile(ctx context.Context, name string) error {
+	r, err := open(name)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	if b, _ := r.Peek(len(archiveMagic)); string(b) == archiveMagic {
+		return mayfly.Errorf(mayfly.Invalid, "%s is no SQL, but a dump in pg_dump's own format", name).
+			Hint("name it as the service's dump")
+	}
+	return p.psql(ctx, name, r)
+}
+
+// script is a file's content, decompressed.
+type script struct {
+	*bufio.Reader
+	file *os.File
+	done func()
+}
+
+func (s script) Close() error {
+	if s.done != nil {
+		s.done()
+	}
+	return s.file.Close()
+}
+
+// open opens a regular file and recognises how it is compressed.
+func open(name string) (script, error) {
+	f, err := os.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return script{}, mayfly.Errorf(mayfly.Invalid, "read SQL: %w", err)
+	}
+	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
+		f.Close()
+		return script{}, mayfly.Errorf(mayfly.Invalid, "%s is no regular file", name)
+	}
+	s := script{Reader: bufio.NewReader(f), file: f}
+	magic, _ := s.Peek(4)
+	switch {
+	case bytes.HasPrefix(magic, []byte{0x1f, 0x8b}):
+		z, err := gzip.NewReader(s.Reader)
+		if err != nil {
+			f.Close()
+			return script{}, mayfly.Errorf(mayfly.Invalid, "decompress %s: %w", name, err)
+		}
+		s.Reader = bufio.NewReader(z)
+	case bytes.Equal(magic, []byte{0x28, 0xb5, 0x2f, 0xfd}):
+		z, err := zstd.NewReader(s.Reader)
+		if err != nil {
+			f.Close()
+			return script{}, mayfly.Errorf(mayfly.Invalid, "decompress %s: %w", name, err)
+		}
+		s.Reader, s.done = bufio.NewReader(z), z.Close
+	}
+	return s, nil
+}
+
+// psql executes SQL as Admin; name is what errors call it. Each statement is a
+// transaction of its own unless the SQL says otherwise.
+func (p *preparation) psql(ctx context.Context, name string, sql io.Reader) error {
+	var out tail
+	source := &failing{Reader: sql}
+	cmd := p.command("psql", "-X", "-q", "-b", "-v", "ON_ERROR_STOP=1", "-f", "-")
+	cmd.Stdin, cmd.Stderr = source, &out
+	err := p.local(false).run(ctx, cmd)
+	switch {
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case source.err != nil:
+		return fmt.Errorf("read %s: %w", name, source.err)
+	case err != nil:
+		return p.explain(name, out.String(), err)
+	}
+	return nil
+}
+
+// failing remembers that reading failed: whoever is fed from it sees the end
+// of the input then, and may take that for the whole.
+type failing struct {
+	io.Reader
+	err error
+}
+
+func (f *failing) Read(b []byte) (int, error) {
+	n, err := f.Reader.Read(b)
+	if err != nil && !errors.Is(err, io.EOF) {
+		f.err = err
+	}
+	return n, err
+}
+
+// problem is what psql says about a statement that failed.
+type problem struct {
+	line      int // of the file, where the statement begins; 0: unknown
+	statement string
+	message   string
+}
+
+const psqlPrefix = "psql:<stdin>:"
+
+// parseProblem finds the first error in psql's messages.
+func parseProblem(out string) (problem, bool) {
+	var p problem
+	var in *string
+	for line := range strings.Lines(out) {
+		rest, ok := strings.CutPrefix(line, psqlPrefix)
+		if !ok {
+			if in != nil {
+				*in += line
+			}
+			continue
+		}
+		number, text, _ := strings.Cut(rest, ": ")
+		n, _ := strconv.Atoi(number)
+		in = nil
+		for _, severity := range []string{"ERROR:  ", "FATAL:  ", "PANIC:  ", "error: "} {
+			if message, ok := strings.CutPrefix(text, severity); ok && p.message == "" {
+				p.line, p.message, in = n, message, &p.message
+			}
+		}
+		if statement, ok := strings.CutPrefix(text, "STATEMENT:  "); ok && p.message != "" && p.statement == "" {
+			p.statement, in = statement, &p.statement
+		}
+	}
+	p.statement, p.message = strings.TrimSpace(p.statement), strings.TrimSpace(p.message)
+	p.line = max(p.line-strings.Count(p.statement, "\n"), 0)
+	return p, p.message != ""
+}
+
+// explain makes an error of what psql said.
+func (p *preparation) explain(name, out string, err error) error {
+	found, ok := parseProblem(out)
+	if !ok {
+		return mayfly.Errorf(mayfly.Invalid, "%s: psql: %v: %s", name, err, lastLines(out, 5))
+	}
+	if extension := missingExtension(found.message); extension != "" {
+		return p.Install.missingExtension(extension)
+	}
+	kind, hint := mayfly.Invalid, "correct it and try again; nothing was kept"
+	if strings.Contains(found.message, "No space left on device") {
+		kind, hint = mayfly.Exhausted, "free space on the disk, and try again"
+	}
+	where := fmt.Sprintf("%s:%d", name, found.line)
+	if found.statement == "" {
+		return mayfly.Errorf(kind, "%s: %s", where, found.message).Hint("%s", hint)
+	}
+	return mayfly.Errorf(kind, "%s: %s\nin the statement: %.600s", where, found.message, found.statement).Hint("%s", hint)
+}
+
+// missingExtension is the name in a complaint about an extension that is not
+// installed.
+func missingExtension(message string) string {
+	if rest, ok := strings.CutPrefix(message, `extension "`); ok && strings.Contains(rest, "is not available") {
+		name, _, _ := strings.Cut(rest, `"`)
+		return name
+	}
+	if strings.HasPrefix(message, "could not open extension control file") {
+		if path, _, ok := strings.Cut(message, `.control"`); ok {
+			return path[strings.LastIndexByte(path, '/')+1:]
+		}
+	}
+	return ""
+}
+
+// isDirectory reports whether there is a directory.
+func isDirectory(name string) bool {
+	info, err := os.Stat(name)
+	return err == nil && info.Mode().Type() == fs.ModeDir
+}

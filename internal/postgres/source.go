@@ -1,0 +1,366 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"mayfly.dev/mayfly"
+)
+
+// Source is what a baseline begins with: nothing, or one of these.
+type Source struct {
+	Dump      string  // file or directory that pg_dump made, in any format, possibly compressed by gzip or zstd
+	Directory string  // PGDATA that no server uses
+	Server    *Server // a live server, whose database is dumped
+	Physical  bool    // copy the whole of Server with pg_basebackup instead
+}
+
+func (s Source) check() error {
+	given := 0
+	for _, is := range []bool{s.Dump != "", s.Directory != "", s.Server != nil} {
+		if is {
+			given++
+		}
+	}
+	if given > 1 || s.Physical && s.Server == nil {
+		return mayfly.Errorf(mayfly.Invalid, "a baseline has one source").Hint("name a dump, a directory or a server")
+	}
+	return nil
+}
+
+// physical reports whether the source comes as a data directory.
+func (s Source) physical() bool { return s.Directory != "" || s.Physical }
+
+// Server is how to reach a live server. It is kept nowhere.
+type Server struct {
+	Host, Port, User, Password, Database string
+	SSLMode                              string // as for libpq; empty: prefer
+}
+
+// ParseServer takes a URL such as postgres://user:password@host:port/database
+// apart. Parameters that would name files or services of this machine are
+// refused.
+func ParseServer(s string) (Server, error) {
+	u, err := url.Parse(s)
+	if err != nil || u.Scheme != "postgres" && u.Scheme != "postgresql" || u.Host == "" && u.Query().Get("host") == "" {
+		return Server{}, mayfly.Errorf(mayfly.Invalid, "the connection is not a URL of Postgres").
+			Hint("use postgres://USER:PASSWORD@HOST:PORT/DATABASE, with odd characters percent-encoded")
+	}
+	password, _ := u.User.Password()
+	v := Server{Host: u.Hostname(), Port: u.Port(), User: u.User.Username(), Password: password, Database: strings.TrimPrefix(u.Path, "/")}
+	fields := map[string]*string{"host": &v.Host, "port": &v.Port, "user": &v.User, "password": &v.Password,
+		"dbname": &v.Database, "sslmode": &v.SSLMode}
+	for name, values := range u.Query() {
+		field, ok := fields[name]
+		if !ok {
+			return Server{}, mayfly.Errorf(mayfly.Invalid, "the connection has the parameter %.40q", name).
+				Hint("only host, port, user, password, dbname and sslmode are used")
+		}
+		*field = values[len(values)-1]
+	}
+	if v.Port == "" {
+		v.Port = "5432"
+	}
+	if v.Database == "" {
+		v.Database = v.User
+	}
+	if _, err := strconv.ParseUint(v.Port, 10, 16); err != nil || strings.Contains(v.Host, ",") || v.User == "" {
+		return Server{}, mayfly.Errorf(mayfly.Invalid, "the connection has no user, a bad port or several hosts")
+	}
+	modes := []string{"", "disable", "allow", "prefer", "require", "verify-ca", "verify-full"}
+	if !slices.Contains(modes, v.SSLMode) {
+		return Server{}, mayfly.Errorf(mayfly.Invalid, "the connection has the sslmode %.40q", v.SSLMode).Hint("use one of%s", strings.Join(modes, " "))
+	}
+	return v, nil
+}
+
+// authorities is the file of certificates that servers are checked against.
+const authorities = "/etc/ssl/certs/ca-certificates.crt"
+
+// environment is how programs of Postgres get the connection: arguments could
+// be read by others.
+func (v Server) environment() []string {
+	list := environment("PGHOST="+v.Host, "PGPORT="+v.Port, "PGUSER="+v.User, "PGPASSWORD="+v.Password, "PGDATABASE="+v.Database,
+		"PGCONNECT_TIMEOUT=20", "PGAPPNAME=mayfly", "PGPASSFILE=/dev/null", "PGOPTIONS=-c default_transaction_read_only=on")
+	if v.SSLMode != "" {
+		list = append(list, "PGSSLMODE="+v.SSLMode)
+	}
+	if strings.HasPrefix(v.SSLMode, "verify") {
+		list = append(list, "PGSSLROOTCERT="+authorities)
+	}
+	return list
+}
+
+// redact removes the password from a program's message.
+func (v Server) redact(s string) string {
+	if v.Password == "" {
+		return s
+	}
+	return strings.ReplaceAll(s, v.Password, "***")
+}
+
+// connect connects for questions that change nothing.
+func (v Server) connect(ctx context.Context) (*pgconn.PgConn, error) {
+	mode := v.SSLMode
+	if mode == "" {
+		mode = "prefer"
+	}
+	text := "host=localhost port=" + v.Port + " user=x password=x dbname=x sslmode=" + mode + " passfile=/dev/null servicefile=/dev/null"
+	if !strings.HasPrefix(v.Host, "/") {
+		host := strings.NewReplacer(`\`, `\\`, `'`, `\'`).Replace(v.Host)
+		text = strings.Replace(text, "host=localhost", "host='"+host+"'", 1) // TLS checks the name
+	}
+	config, err := pgconn.ParseConfig(text)
+	if err != nil {
+		return nil, errors.New("the connection cannot be used")
+	}
+	config.User, config.Password, config.Database = v.User, v.Password, v.Database
+	config.RuntimeParams = map[string]string{"default_transaction_read_only": "on", "search_path": "pg_catalog", "application_name": "mayfly"}
+	if strings.HasPrefix(v.Host, "/") {
+		config.TLSConfig, config.Fallbacks = nil, nil
+		config.DialFunc = func(ctx context.Context, _, _ string) (net.Conn, error) {
+			var d net.Dialer
+			return d.DialContext(ctx, "unix", v.Host+"/.s.PGSQL."+v.Port)
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	conn, err := pgconn.ConnectConfig(ctx, config)
+	if err != nil {
+		return nil, mayfly.Errorf(mayfly.Unavailable, "the source %s:%s cannot be reached: %s", v.Host, v.Port, v.redact(err.Error())).
+			Hint("check the connection from here, user, password and database included")
+	}
+	return conn, nil
+}
+
+// examine looks at a live source before it is copied.
+func (p *preparation) examine(ctx context.Context) (tablespaces []string, err error) {
+	conn, err := p.Source.Server.connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	version := conn.ParameterStatus("server_version")
+	major, _, err := parseVersion(strings.Fields(version + " ?")[0])
+	if err != nil {
+		return nil, err
+	}
+	if major > p.Install.Major || p.Source.Physical && major != p.Install.Major {
+		return nil, wrongMajor("the source's server", version, p.Install)
+	}
+	ask := func(sql string) []string {
+		values, failed := column(ctx, conn, sql)
+		err = errors.Join(err, failed)
+		return values
+	}
+	prepared := ask("SELECT gid FROM pg_prepared_xacts WHERE database = current_database() OR " + strconv.FormatBool(p.Source.Physical))
+	if len(prepared) > 0 {
+		if p.Source.Physical {
+			return nil, preparedTransactions(len(prepared))
+		}
+		p.note("the source has %d prepared transactions: what they did is not in the baseline", len(prepared))
+	}
+	if n := len(ask("SELECT slot_name FROM pg_replication_slots")); n > 0 && p.Source.Physical {
+		p.note("the source has %d replication slots: the baseline has none", n)
+	}
+	if p.Source.Physical {
+		tablespaces = ask("SELECT oid || ' ' || pg_tablespace_location(oid) FROM pg_tablespace WHERE pg_tablespace_location(oid) <> ''")
+	}
+	return tablespaces, err
+}
+
+func preparedTransactions(n int) error {
+	return mayfly.Errorf(mayfly.Conflict, "the source has %d prepared transactions, which would stay locked for ever in a copy", n).
+		Hint("commit or roll them back at the source; see them with: SELECT * FROM pg_prepared_xacts")
+}
+
+// baseBackup copies all of a live server. That forces a checkpoint there, and
+// uses no slot.
+func (p *preparation) baseBackup(ctx context.Context) error {
+	tablespaces, err := p.examine(ctx)
+	if err != nil {
+		return err
+	}
+	args := []string{"-D", insideData, "--wal-method=stream", "--no-slot", "--checkpoint=fast", "--no-sync", "--no-manifest", "--no-password"}
+	for _, t := range tablespaces {
+		oid, location, _ := strings.Cut(t, " ")
+		args = append(args, "-T", strings.ReplaceAll(location, "=", `\=`)+"="+insideData+"/"+tablespacesDir+"/"+oid)
+	}
+	server := *p.Source.Server
+	cmd := p.command("pg_basebackup", args...)
+	cmd.Env = slices.DeleteFunc(server.environment(), func(s string) bool { return strings.HasPrefix(s, "PGOPTIONS=") })
+	var out tail
+	cmd.Stderr = &out
+	local := p.local(true).reaching(server)
+	if err := local.run(ctx, cmd); err != nil {
+		return mayfly.Errorf(mayfly.Unavailable, "pg_basebackup: %w: %s", err, server.redact(lastLines(out.String(), 4))).
+			Hint("the source's user needs the attribute REPLICATION and a line in pg_hba.conf for it")
+	}
+	return p.relinkTablespaces()
+}
+
+// reaching shows the directory of a server's socket.
+func (l Local) reaching(v Server) Local {
+	if strings.HasPrefix(v.Host, "/") {
+		l.Show = append(slices.Clone(l.Show), Bind{Dir: Dir{Host: v.Host}, ReadOnly: true})
+	}
+	return l
+}
+
+// command is a program of Postgres that talks to the server being prepared.
+func (p *preparation) command(name string, args ...string) *exec.Cmd {
+	path := p.Install.program(name)
+	return &exec.Cmd{Path: path, Args: append([]string{path}, args...), Dir: "/tmp", Env: environment(
+		"PGHOST="+insideSocket, "PGUSER="+Admin, "PGDATABASE="+p.Database, "PGPASSFILE=/dev/null", "PGCONNECT_TIMEOUT=20",
+		"PGOPTIONS=-c client_min_messages=warning -c synchronous_commit=off")}
+}
+
+// tablespacesDir holds what was outside of the source's data directory.
+const tablespacesDir = "mayfly_tablespaces"
+
+// relinkTablespaces makes the links of pg_tblspc lead to where the files are,
+// relative, so that copies of the directory have their own.
+func (p *preparation) relinkTablespaces() error {
+	root, err := os.OpenRoot(p.data())
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	entries, err := fs.ReadDir(root.FS(), "pg_tblspc")
+	for _, e := range entries {
+		name := "pg_tblspc/" + e.Name()
+		if e.Type() != fs.ModeSymlink {
+			continue
+		}
+		err = errors.Join(err, root.Remove(name), root.Symlink("../"+tablespacesDir+"/"+e.Name(), name),
+			root.Lchown(name, int(p.UID), int(p.GID)))
+		p.note("the tablespace %s is kept inside of the baseline", e.Name())
+	}
+	return err
+}
+
+// copyDirectory copies a stopped server's data directory, and what its links
+// lead to.
+func (p *preparation) copyDirectory(ctx context.Context) error {
+	from, err := os.OpenRoot(p.Source.Directory)
+	if err != nil {
+		return mayfly.Errorf(mayfly.Invalid, "open data directory: %w", err)
+	}
+	defer from.Close()
+	if err := checkMajor(from, p.Source.Directory, p.Install); err != nil {
+		return err
+	}
+	if inUse(from) {
+		return mayfly.Errorf(mayfly.Conflict, "a server uses the data directory %s", p.Source.Directory).
+			Hint("stop it, or name the server as the source")
+	}
+	return p.copyAll(ctx, p.Source.Directory)
+}
+
+// copyAll copies a data directory with its tablespaces.
+func (p *preparation) copyAll(ctx context.Context, from string) error {
+	if err := p.copyTree(ctx, from, "."); err != nil {
+		return fmt.Errorf("copy data directory: %w", err)
+	}
+	links, err := os.ReadDir(filepath.Join(from, "pg_tblspc"))
+	for _, l := range links {
+		if l.Type() == fs.ModeSymlink && err == nil {
+			err = p.copyTree(ctx, filepath.Join(from, "pg_tblspc", l.Name()), tablespacesDir+"/"+l.Name())
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("copy tablespaces: %w", err)
+	}
+	return p.relinkTablespaces()
+}
+
+// inUse reports whether the process that a pid file names is alive.
+func inUse(root *os.Root) bool {
+	b, err := readSmall(root, "postmaster.pid")
+	if err != nil {
+		return false
+	}
+	pid, err := strconv.Atoi(strings.SplitN(string(b), "\n", 2)[0])
+	return err == nil && pid > 0 && syscall.Kill(pid, 0) == nil
+}
+
+// copyTree copies directories and regular files; pg_wal may be a link, others
+// stay links.
+func (p *preparation) copyTree(ctx context.Context, from, to string) error {
+	src, err := os.OpenRoot(from) // follows a link to a tablespace
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	dst, err := os.OpenRoot(p.data())
+	if err != nil {
+		return err
+	}
+	defer dst.Close()
+	if err := p.makeDir(dst, filepath.Dir(to)); err != nil {
+		return err
+	}
+	return fs.WalkDir(src.FS(), ".", func(name string, d fs.DirEntry, err error) error {
+		if err = errors.Join(err, ctx.Err()); err != nil {
+			return err
+		}
+		target := filepath.Join(to, name)
+		switch d.Type() {
+		case fs.ModeDir:
+			if name == tablespacesDir { // copied by the links that lead there
+				return fs.SkipDir
+			}
+			return p.makeDir(dst, target)
+		case fs.ModeSymlink:
+			if name == "pg_wal" {
+				return p.copyTree(ctx, filepath.Join(from, name), "pg_wal")
+			}
+			if filepath.Dir(name) == "pg_tblspc" {
+				return dst.Symlink("/", target) // made to lead somewhere in the end
+			}
+			return nil
+		case 0:
+			if name == "postmaster.pid" {
+				return nil
+			}
+			return p.copyFile(src, dst, name, target)
+		}
+		return nil
+	})
+}
+
+func (p *preparation) makeDir(dst *os.Root, name string) error {
+	if err := dst.MkdirAll(name, 0o700); err != nil {
+		return err
+	}
+	return dst.Lchown(name, int(p.UID), int(p.GID))
+}
+
+func (p *preparation) copyFile(src, dst *os.Root, name, target string) error {
+	in, err := src.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	out, err := dst.OpenFile(target, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(out, in)
+	return errors.Join(err, out.Chown(int(p.UID), int(p.GID)), out.Close())
+}
