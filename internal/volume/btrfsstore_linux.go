@@ -2,6 +2,7 @@ package volume
 
 import (
 	"context"
+	"errors"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -99,22 +100,69 @@ func full(dir string, free, reserve uint64) error {
 
 func (s *btrfsStore) create(path string) error { return createSubvolume(path) }
 
-func (s *btrfsStore) clone(_ context.Context, src, dst string, snapshot bool, _ ...string) error {
+func (s *btrfsStore) clone(_ context.Context, src, dst string, snapshot bool, parts ...string) error {
 	if !snapshot {
 		return snapshotSubvolume(src, dst, false, 0)
+	}
+	if blank(src, parts) {
+		return s.blank(dst, parts, func(string) error { return nil })
 	}
 	return s.snapshot(src, dst, 0)
 }
 
-func (s *limitedStore) clone(_ context.Context, src, dst string, snapshot bool, _ ...string) error {
+func (s *limitedStore) clone(_ context.Context, src, dst string, snapshot bool, parts ...string) error {
 	if !snapshot {
 		return snapshotSubvolume(src, dst, false, 0)
+	}
+	if blank(src, parts) {
+		return s.blank(dst, parts, func(tree string) error { return s.quota.enroll(volumeOf(filepath.Join(dst, upperName)), tree) })
 	}
 	group, err := s.quota.group(filepath.Dir(filepath.Dir(dst)))
 	if err != nil {
 		return err
 	}
 	return s.snapshot(src, dst, group)
+}
+
+// blank makes the snapshot of a tree in which nothing has been written yet,
+// such as a new environment's. A new tree is the same and needs no commit,
+// which is most of what a snapshot costs. It is on disk with the next commit,
+// as the volume itself is.
+func (s *btrfsStore) blank(dst string, parts []string, enroll func(tree string) error) error {
+	next := hidden(dst)
+	if _, err := s.drop(next); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err // what a crash left
+	}
+	if err := s.create(next); err != nil {
+		return err
+	}
+	for _, name := range parts {
+		if err := mkdir(filepath.Join(next, name), 0o755); err != nil {
+			return err
+		}
+	}
+	if err := enroll(next); err != nil {
+		return err
+	}
+	return os.Rename(next, dst)
+}
+
+// blank reports whether the parts of a tree are as Create makes them.
+func blank(tree string, parts []string) bool {
+	for _, name := range parts {
+		path := filepath.Join(tree, name)
+		var st unix.Stat_t
+		if err := unix.Lstat(path, &st); err != nil || st.Mode != unix.S_IFDIR|0o755 || st.Uid != 0 || st.Gid != 0 {
+			return false
+		}
+		if n, err := unix.Llistxattr(path, nil); n > 0 || err != nil {
+			return false
+		}
+		if entries, err := os.ReadDir(path); len(entries) > 0 || err != nil {
+			return false
+		}
+	}
+	return true
 }
 
 // snapshot returns only when changes get a later time than those before it,
