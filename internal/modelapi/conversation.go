@@ -48,17 +48,39 @@ var turnsMember = map[string]string{
 // Turns is how many turns the last request had.
 func (c *Conversation) Turns() int { return len(c.ends) }
 
-// Match is how many turns at its beginning a request certainly shares with
-// the last one, by their bytes alone. The body is not compressed.
+// Match is how many turns at its beginning a request shares with the last
+// one. It looks at the bytes, and beyond the first that differ at few turns
+// only, so that it is quick and may say too little. The body is not compressed.
 func (c *Conversation) Match(body []byte) int {
-	start := c.start
-	if start == 0 || !bytes.HasPrefix(body, c.body[:start]) {
-		p := parser{in: body}
-		if start = p.seek(turnsMember[c.api]); start < 0 {
+	if len(c.ends) == 0 {
+		return 0
+	}
+	p := parser{in: body, pos: c.start, depth: 2}
+	if !bytes.HasPrefix(body, c.body[:c.start]) {
+		p = parser{in: body}
+		if p.seek(turnsMember[c.api]) < 0 {
 			return 0
 		}
 	}
-	return c.same(body, start)
+	start := p.pos
+	n := c.same(body, start)
+	if n > 0 {
+		p.pos = c.ends[n-1] - c.start + start
+	}
+	for range 4 {
+		if n > 0 && p.peek() == ',' {
+			p.pos++
+		}
+		if n == len(c.hashes) || p.peek() != '{' {
+			break
+		}
+		v, err := p.value()
+		if err != nil || turnOf(c.api, v).hash() != c.hashes[n] {
+			break
+		}
+		n++
+	}
+	return n
 }
 
 // same counts the turns that are the same bytes when those of body start at
@@ -261,27 +283,27 @@ func (c *Conversation) take(last *Conversation, n int) {
 // turn reads one element of the turns.
 func (c *Conversation) turn(v value) Turn {
 	i := len(c.ends) - 1
-	var t Turn
-	switch c.api {
-	case Messages, MessagesCount:
-		t = messagesTurn(v)
-	case Responses, Compact:
-		if v.get("type").is("additional_tools") {
-			if set := v.get("tools"); set.kind == array {
-				c.extra = append(c.extra, addition{i, set})
-			}
-		}
-		t = responsesTurn(v)
-	case Chat:
-		t = chatTurn(v)
-	default:
-		t = geminiTurn(v)
+	if set := v.get("tools"); v.get("type").is("additional_tools") && set.kind == array {
+		c.extra = append(c.extra, addition{i, set})
 	}
+	t := turnOf(c.api, v)
 	if c.leading == i && (t.Role == "system" || t.Role == "") {
 		c.leading++
 		c.system = joinText(c.system, t.text())
 	}
 	return t
+}
+
+func turnOf(api string, v value) Turn {
+	switch api {
+	case Messages, MessagesCount:
+		return messagesTurn(v)
+	case Responses, Compact:
+		return responsesTurn(v)
+	case Chat:
+		return chatTurn(v)
+	}
+	return geminiTurn(v)
 }
 
 // plain is the turn of a body that has a string where others have turns.
