@@ -41,12 +41,7 @@ func (c DirectoryCloner) Clone(ctx context.Context, name string) (Source, error)
 	if exists(dir) {
 		return Source{Directory: dir}, nil
 	}
-	from, err := os.OpenRoot(c.Directory)
-	if err != nil {
-		return Source{}, fmt.Errorf("clone data directory: %w", err)
-	}
-	defer from.Close()
-	if inUse(from) {
+	if inUse(c.Directory) {
 		return Source{}, mayfly.Errorf(mayfly.Conflict, "a server uses the data directory %s", c.Directory).Hint("stop it first")
 	}
 	next := filepath.Join(c.Root, "."+name+".new", "data")

@@ -159,9 +159,18 @@ func (p *preparation) loadScript(ctx context.Context, name string, r io.Reader) 
 	f.note = func(format string, args ...any) { p.note(format, args...) }
 	err = p.psql(ctx, name, f)
 	if f.err != nil && ctx.Err() == nil { // what the dump is matters more than what psql said
-		return f.err
+		return damaged(name, f.err)
 	}
 	return err
+}
+
+// damaged says that a file cannot be read to its end.
+func damaged(name string, err error) error {
+	var known *mayfly.Error
+	if errors.As(err, &known) {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	return mayfly.Errorf(mayfly.Invalid, "read %s: %w", name, err).Hint("the file is damaged or cut short: make it anew")
 }
 
 func (p *preparation) roles(ctx context.Context) (names []string, err error) {

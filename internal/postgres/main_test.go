@@ -48,7 +48,7 @@ func installed(t testing.TB) Install {
 func options(t testing.TB, log *bytes.Buffer) Options {
 	t.Helper()
 	o := Options{Dir: filepath.Join(t.TempDir(), "pgdata"), Install: installed(t), Database: "shop", Role: "app",
-		Secret: secret, UID: testUID, GID: testUID}
+		Secret: secret, UID: testUID, GID: testUID, cluster: cluster(t, Admin)}
 	if log != nil {
 		o.Log = log
 	}
@@ -86,20 +86,49 @@ var shared struct {
 	dir string
 }
 
+// sharedDir is a directory for what all tests use.
+func sharedDir(t testing.TB) string {
+	t.Helper()
+	if shared.dir == "" {
+		dir, err := os.MkdirTemp("", "mayfly-postgres-")
+		must(t, err)
+		shared.dir = dir
+	}
+	return shared.dir
+}
+
+// cluster is what initdb makes for a superuser of that name, made once.
+func cluster(t testing.TB, superuser string) string {
+	t.Helper()
+	in := installed(t)
+	shared.Lock()
+	defer shared.Unlock()
+	work := filepath.Join(sharedDir(t), "cluster-"+superuser)
+	p := &preparation{work: work, Options: Options{Install: in, UID: testUID, GID: testUID}}
+	if exists(work) {
+		return p.data()
+	}
+	must(t, p.makeDirs())
+	out, err := p.tool(t.Context(), "initdb", "-D", insideData, "-U", superuser, "--auth=trust", "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync")
+	if err != nil {
+		t.Fatalf("initdb: %v: %s", err, out)
+	}
+	return p.data()
+}
+
 // baseline is one that tests copy and do not change.
 func baseline(t testing.TB) string {
 	t.Helper()
 	in := installed(t)
 	shared.Lock()
 	defer shared.Unlock()
-	if shared.dir == "" {
-		dir, err := os.MkdirTemp("", "mayfly-postgres-")
-		must(t, err)
-		shared.dir = dir
-		must(t, Prepare(t.Context(), Options{Dir: filepath.Join(dir, "pgdata"), Install: in, Database: "shop", Role: "app",
-			Secret: secret, UID: testUID, GID: testUID, SQL: []string{file(t, "schema.sql", schema)}, CreateDB: true}))
+	dir := filepath.Join(sharedDir(t), "baseline", "pgdata")
+	if !exists(dir) {
+		must(t, os.Mkdir(filepath.Dir(dir), 0o755))
+		must(t, Prepare(t.Context(), Options{Dir: dir, Install: in, Database: "shop", Role: "app", Secret: secret,
+			UID: testUID, GID: testUID, SQL: []string{file(t, "schema.sql", schema)}, CreateDB: true}))
 	}
-	return filepath.Join(shared.dir, "pgdata")
+	return dir
 }
 
 func TestMain(m *testing.M) {
@@ -248,4 +277,18 @@ func deleteSubvolume(t testing.TB, dir string) {
 	if out, err := exec.Command("btrfs", "subvolume", "delete", dir).CombinedOutput(); err != nil {
 		t.Errorf("%v: %s", err, out)
 	}
+}
+
+// scalar executes statements and returns the first column of the last result.
+func scalar(t testing.TB, conn *pgconn.PgConn, sql string) string {
+	t.Helper()
+	results, err := conn.Exec(t.Context(), sql).ReadAll()
+	if err != nil {
+		t.Fatalf("%s: %v", sql, err)
+	}
+	var values []string
+	for _, row := range results[len(results)-1].Rows {
+		values = append(values, string(row[0]))
+	}
+	return strings.Join(values, " ")
 }

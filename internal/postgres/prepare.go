@@ -40,6 +40,8 @@ type Options struct {
 	// Log gets a line for each thing that is otherwise than in the source; nil
 	// discards.
 	Log io.Writer
+
+	cluster string // of tests: what initdb has made once
 }
 
 func (o Options) check() error {
@@ -186,6 +188,8 @@ func (p *preparation) fill(ctx context.Context) error {
 		return p.copyDirectory(ctx)
 	case p.Source.Server != nil && p.Source.Physical:
 		return p.baseBackup(ctx)
+	case p.cluster != "":
+		return p.copyTree(ctx, p.cluster, ".")
 	}
 	out, err := p.tool(ctx, "initdb", "-D", insideData, "-U", Admin, "--auth=trust", "--encoding=UTF8",
 		"--locale=C.UTF-8", "--no-sync", "--no-instructions")

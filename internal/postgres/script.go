@@ -132,7 +132,7 @@ func (p *preparation) psql(ctx context.Context, name string, sql io.Reader) erro
 	case ctx.Err() != nil:
 		return ctx.Err()
 	case source.err != nil:
-		return fmt.Errorf("read %s: %w", name, source.err)
+		return damaged(name, source.err)
 	case err != nil:
 		return p.explain(name, out.String(), err)
 	}

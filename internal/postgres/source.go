@@ -265,7 +265,7 @@ func (p *preparation) copyDirectory(ctx context.Context) error {
 	if err := checkMajor(from, p.Source.Directory, p.Install); err != nil {
 		return err
 	}
-	if inUse(from) {
+	if inUse(p.Source.Directory) {
 		return mayfly.Errorf(mayfly.Conflict, "a server uses the data directory %s", p.Source.Directory).
 			Hint("stop it, or name the server as the source")
 	}
@@ -289,14 +289,20 @@ func (p *preparation) copyAll(ctx context.Context, from string) error {
 	return p.relinkTablespaces()
 }
 
-// inUse reports whether the process that a pid file names is alive.
-func inUse(root *os.Root) bool {
-	b, err := readSmall(root, "postmaster.pid")
+// inUse reports whether a process works in the directory, as every process of
+// Postgres does in its own, whatever it is called there.
+func inUse(dir string) bool {
+	here, err := os.Stat(dir)
 	if err != nil {
 		return false
 	}
-	pid, err := strconv.Atoi(strings.SplitN(string(b), "\n", 2)[0])
-	return err == nil && pid > 0 && syscall.Kill(pid, 0) == nil
+	processes, _ := filepath.Glob("/proc/[0-9]*/cwd")
+	for _, p := range processes {
+		if there, err := os.Stat(p); err == nil && os.SameFile(here, there) {
+			return true
+		}
+	}
+	return false
 }
 
 // copyTree copies directories and regular files; pg_wal may be a link, others

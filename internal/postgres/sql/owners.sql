@@ -32,7 +32,7 @@ WITH ids AS (
 ), wanted AS (
 	SELECT object.*, CASE WHEN kind IN ('PUBLICATION', 'FOREIGN DATA WRAPPER', 'SERVER', 'EVENT TRIGGER', 'LANGUAGE') THEN ids.admin ELSE ids.owner END AS new
 	FROM object, ids
-	WHERE (id >= 16384 OR class = 'pg_namespace'::regclass) AND NOT EXISTS (
+	WHERE (id >= 16384 OR class IN ('pg_namespace'::regclass, 'pg_largeobject'::regclass)) AND NOT EXISTS (
 		SELECT FROM pg_depend WHERE classid = class AND objid = id AND deptype = 'e')
 )
 SELECT format('ALTER %s %s OWNER TO %I', kind, (pg_identify_object(class, id, 0)).identity, new::regrole::name)
