@@ -1,0 +1,122 @@
+package rowdiff
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"strconv"
+)
+
+// disputed finds the transactions below limit that one side's commit log
+// calls committed and the other's does not: they were open when one side was
+// cloned. Segments that one side no longer has hold transactions that every
+// page has forgotten.
+func disputed(from, to *os.Root, blockSize int, limit uint32) (map[uint32]bool, error) {
+	out := map[uint32]bool{}
+	dir, err := from.Open("pg_xact")
+	if err != nil {
+		return nil, fmt.Errorf("read the commit log: %w", err)
+	}
+	names, err := dir.Readdirnames(-1)
+	dir.Close()
+	if err != nil {
+		return nil, fmt.Errorf("read the commit log: %w", err)
+	}
+	for _, name := range names {
+		n, err := strconv.ParseUint(name, 16, 32)
+		if err != nil {
+			continue
+		}
+		x, err := readSegment(from, name, blockSize)
+		if err != nil {
+			return nil, err
+		}
+		y, err := readSegment(to, name, blockSize)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		addDisputed(out, x, y, uint32(n)*uint32(32*blockSize*4), limit)
+	}
+	return out, nil
+}
+
+func readSegment(dir *os.Root, name string, blockSize int) ([]byte, error) {
+	f, err := openData(dir, "pg_xact/"+name)
+	if err != nil {
+		return nil, fmt.Errorf("read the commit log: %w", err)
+	}
+	defer f.Close()
+	return io.ReadAll(io.LimitReader(f, int64(32*blockSize)))
+}
+
+// addDisputed compares two segments: two bits for each transaction, 1 for
+// committed and 3 for committed below one that is open. (clog.c)
+func addDisputed(out map[uint32]bool, x, y []byte, first, limit uint32) {
+	for i := range min(len(x), len(y)) {
+		if x[i] == y[i] {
+			continue
+		}
+		for k := range 4 {
+			a, b := x[i]>>(2*k)&3, y[i]>>(2*k)&3
+			xid := first + uint32(4*i+k)
+			if a != b && (a|b)&1 != 0 && int32(xid-limit) < 0 {
+				out[xid] = true
+			}
+		}
+	}
+}
+
+// Offsets and flags of heap pages and tuples: bufpage.h, itemid.h,
+// htup_details.h.
+const (
+	pageHeader  = 24
+	tupleHeader = 23
+	lpNormal    = 1
+	xmaxInvalid = 0x0800
+	xmaxMulti   = 0x1000
+	xmaxLock    = 0x0080
+)
+
+// hasDisputed reports whether the page holds a tuple that was written or
+// deleted by one of the transactions, or that several transactions share, or
+// whether it is no page that makes sense.
+func hasDisputed(page []byte, xids map[uint32]bool) bool {
+	if len(page) < pageHeader {
+		return true
+	}
+	lower := int(binary.NativeEndian.Uint16(page[12:]))
+	if lower == 0 {
+		return false // a new page
+	}
+	if lower < pageHeader || lower > len(page) {
+		return true
+	}
+	for at := pageHeader; at+4 <= lower; at += 4 {
+		item := binary.NativeEndian.Uint32(page[at:])
+		if item>>15&3 != lpNormal {
+			continue
+		}
+		tuple := int(item & 0x7fff)
+		if tuple+tupleHeader > len(page) || tupleDisputed(page[tuple:], xids) {
+			return true
+		}
+	}
+	return false
+}
+
+func tupleDisputed(tuple []byte, xids map[uint32]bool) bool {
+	if xids[binary.NativeEndian.Uint32(tuple)] {
+		return true
+	}
+	mask := binary.NativeEndian.Uint16(tuple[20:])
+	if mask&(xmaxInvalid|xmaxLock) != 0 {
+		return false
+	}
+	return mask&xmaxMulti != 0 || xids[binary.NativeEndian.Uint32(tuple[4:])]
+}
