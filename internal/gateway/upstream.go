@@ -19,19 +19,19 @@ import (
 
 // newTransport makes what all environments reach upstreams with.
 func newTransport(o Options) *http.Transport {
-	dialer := &net.Dialer{Timeout: 10 * time.Second}
+	plain, encrypted := dialers(o.TLS)
 	return &http.Transport{
-		Proxy:                 http.ProxyFromEnvironment, // the server's
-		DialContext:           dialer.DialContext,
-		TLSClientConfig:       o.TLS,
-		ForceAttemptHTTP2:     true,
-		HTTP2:                 &http.HTTP2Config{SendPingTimeout: 30 * time.Second, PingTimeout: 15 * time.Second},
-		TLSHandshakeTimeout:   10 * time.Second,
-		DisableCompression:    true, // encodings are between the agent and the upstream
-		MaxIdleConns:          512,
-		MaxIdleConnsPerHost:   256,
-		IdleConnTimeout:       90 * time.Second,
-		ResponseHeaderTimeout: 0, // see Options.Silence
+		Proxy:               http.ProxyFromEnvironment, // the server's
+		DialContext:         plain,
+		DialTLSContext:      encrypted,
+		TLSClientConfig:     o.TLS, // behind a proxy
+		ForceAttemptHTTP2:   true,
+		HTTP2:               &http.HTTP2Config{SendPingTimeout: 30 * time.Second, PingTimeout: 15 * time.Second},
+		TLSHandshakeTimeout: 10 * time.Second,
+		DisableCompression:  true, // encodings are between the agent and the upstream
+		MaxIdleConns:        512,
+		MaxIdleConnsPerHost: 256,
+		IdleConnTimeout:     90 * time.Second,
 	}
 }
 

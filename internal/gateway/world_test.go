@@ -171,8 +171,10 @@ func (l *lockedBuffer) String() string {
 // checks that nothing is left running.
 func newWorld(t testing.TB, upstream string, adjust func(*Options)) *world {
 	t.Helper()
-	before := runtime.NumGoroutine()
-	t.Cleanup(func() { settle(t, before) })
+	if _, fuzzing := t.(*testing.F); !fuzzing { // which has goroutines of its own
+		before := runtime.NumGoroutine()
+		t.Cleanup(func() { settle(t, before) })
+	}
 	w := &world{t: t, log: &lockedBuffer{}, recorder: &recorder{contents: map[string]mayfly.Content{}}}
 	w.runs = &runs{admitted: map[string]Admission{runToken: {Environment: "env-1", Run: "run-1"}}}
 	t.Setenv("GATEWAY_TEST_KEY", realKey)
