@@ -14,13 +14,13 @@ import (
 // the last compaction, as agents do, with marks for the upstream's cache that
 // move on, behind it a system prompt and tools of their usual size. A history
 // is compacted when it has 400 KB.
-func longRun(steps int) *tape {
-	t := newTape()
+func longRun(steps int) (t *tape, lost int) {
+	t = newTape()
 	const limit = 400 << 10
 	tail := `],"system":[{"type":"text","text":"` + strings.Repeat("Follow the rules. ", 1200) + `"}],"tools":[` +
 		strings.Repeat(`{"name":"Bash","description":"Run a command and wait for it","input_schema":{"type":"object","properties":{"command":{"type":"string"}}}},`, 400) +
 		`{"name":"Read"}],"max_tokens":32000,"stream":true}`
-	file := strings.Repeat("\tfor i := range list { // ü\\n", 40)
+	file := strings.Repeat("\\tfor i := range list { // ü\\n", 40)
 	history := bytes.NewBufferString(`{"model":"m","messages":[`)
 	start := history.Len()
 	last := func(mark string) string {
@@ -31,6 +31,7 @@ func longRun(steps int) *tape {
 	for i := range steps {
 		if history.Len() > limit {
 			history.Truncate(start)
+			lost++ // the result that only the summary tells of
 			summary := fmt.Sprintf("This session is being continued from a previous conversation: part %d", i)
 			last = func(mark string) string {
 				return fmt.Sprintf(`{"role":"user","content":[{"type":"text","text":%q%s}]}`, summary, mark)
@@ -56,12 +57,12 @@ func longRun(steps int) *tape {
 		}
 		return kept(digest)
 	}
-	return t
+	return t, lost + 1
 }
 
 func BenchmarkBuild(b *testing.B) {
 	for _, steps := range []int{1000, 4000} {
-		t := longRun(steps)
+		t, lost := longRun(steps)
 		size := int64(0)
 		for _, x := range t.Exchanges {
 			c, _ := t.Content(x.Request)
@@ -70,7 +71,7 @@ func BenchmarkBuild(b *testing.B) {
 		b.Run(fmt.Sprintf("steps=%d", steps), func(b *testing.B) {
 			b.SetBytes(size)
 			for b.Loop() {
-				if g := t.build(b); len(g.Steps) != steps || len(g.Orphans) != 1 {
+				if g := t.build(b); len(g.Steps) != steps || len(g.Orphans) != lost {
 					b.Fatalf("%d steps, %d orphans", len(g.Steps), len(g.Orphans))
 				}
 			}

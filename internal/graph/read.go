@@ -53,15 +53,17 @@ func (b *builder) begins(w *wire, l *lane) *conversation {
 // read reads a request and finds the conversation that it belongs to.
 func (b *builder) read(t *turn, x *mayfly.Exchange, header http.Header, body []byte) (turns []modelapi.Turn, shared int) {
 	w := b.wire(x)
-	c, n := w.match(body)
-	if c != nil && n == c.reader.Turns() {
-		r, shared, err := c.reader.Read(x.API, header, body)
-		if err != nil {
-			return nil, 0
+	if n := len(w.conversations); n > 0 && w.conversations[n-1].reader.Likely(body) {
+		if turns, shared, ok := t.goOn(w.conversations[n-1], x, header, body); ok {
+			return turns, shared
 		}
-		t.c, t.request = c, r
-		w.use(c)
-		return r.Turns, shared
+	}
+	c, n := w.match(body)
+	if c != nil {
+		if turns, shared, ok := t.goOn(c, x, header, body); ok {
+			w.use(c)
+			return turns, shared
+		}
 	}
 	reader := new(modelapi.Conversation)
 	r, _, err := reader.Read(x.API, header, body)
@@ -82,6 +84,18 @@ func (b *builder) read(t *turn, x *mayfly.Exchange, header http.Header, body []b
 	c.reader, t.c = reader, c
 	w.use(c)
 	return r.Turns, 0
+}
+
+// goOn reads a request that has all turns of a conversation.
+func (t *turn) goOn(c *conversation, x *mayfly.Exchange, header http.Header, body []byte) ([]modelapi.Turn, int, bool) {
+	before := *c.reader
+	r, shared, err := c.reader.Read(x.API, header, body)
+	if err != nil || shared < before.Turns() || shared == 0 {
+		*c.reader = before
+		return nil, 0, false
+	}
+	t.c, t.request = c, r
+	return r.Turns, shared, true
 }
 
 // match finds the conversation that shares most turns with a body.

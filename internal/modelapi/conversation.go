@@ -24,11 +24,16 @@ type Conversation struct {
 	extra   []addition
 	tools   []Tool
 	digests digests
+	match   struct { // what same found out last
+		body     []byte
+		start, n int
+	}
 }
 
 // digests are kept with what they are of.
 type digests struct {
 	systemOf, system string
+	shapes           []bool // whose text the system prompt has
 	toolsOf          []value
 	tools            string
 }
@@ -48,6 +53,31 @@ var turnsMember = map[string]string{
 // Turns is how many turns the last request had.
 func (c *Conversation) Turns() int { return len(c.ends) }
 
+// Likely reports whether a request, which is not compressed, continues the
+// conversation, as far as can be said quickly.
+func (c *Conversation) Likely(body []byte) bool {
+	p, n := c.find(body)
+	return p != nil && len(c.ends) > 0 && n >= len(c.ends)-2
+}
+
+// find moves a parser behind the first turns that are the same bytes, and
+// counts them. It returns nil when the body has no turns.
+func (c *Conversation) find(body []byte) (*parser, int) {
+	p := &parser{in: body, pos: c.start, depth: 2}
+	if c.start == 0 || !bytes.HasPrefix(body, c.body[:c.start]) {
+		*p = parser{in: body}
+		if p.seek(turnsMember[c.api]) < 0 {
+			return nil, 0
+		}
+	}
+	start := p.pos
+	n := c.same(body, start)
+	if n > 0 {
+		p.pos = c.ends[n-1] - c.start + start
+	}
+	return p, n
+}
+
 // Match is how many turns at its beginning a request shares with the last
 // one. It looks at the bytes, and beyond the first that differ at few turns
 // only, so that it is quick and may say too little. The body is not compressed.
@@ -55,17 +85,9 @@ func (c *Conversation) Match(body []byte) int {
 	if len(c.ends) == 0 {
 		return 0
 	}
-	p := parser{in: body, pos: c.start, depth: 2}
-	if !bytes.HasPrefix(body, c.body[:c.start]) {
-		p = parser{in: body}
-		if p.seek(turnsMember[c.api]) < 0 {
-			return 0
-		}
-	}
-	start := p.pos
-	n := c.same(body, start)
-	if n > 0 {
-		p.pos = c.ends[n-1] - c.start + start
+	p, n := c.find(body)
+	if p == nil {
+		return 0
 	}
 	for range 4 {
 		if n > 0 && p.peek() == ',' {
@@ -89,9 +111,13 @@ func (c *Conversation) same(body []byte, start int) int {
 	if len(c.ends) == 0 {
 		return 0
 	}
+	if m := &c.match; len(m.body) == len(body) && &m.body[0] == &body[0] && m.start == start {
+		return m.n
+	}
 	last := c.ends[len(c.ends)-1]
-	n := c.start + common(c.body[c.start:last], body[start:])
-	return sort.SearchInts(c.ends, n+1)
+	n := sort.SearchInts(c.ends, c.start+common(c.body[c.start:last], body[start:])+1)
+	c.match.body, c.match.start, c.match.n = body, start, n
+	return n
 }
 
 // common is the length of the longest common prefix.

@@ -29,7 +29,7 @@ func (c *Conversation) head(header http.Header, turns []Turn, shared int) Reques
 	}
 	c.describe(v, &r)
 	identify(header, v, &r)
-	classify(c.api, header, turns, shared, &r)
+	c.classify(header, turns, shared, &r)
 	return r
 }
 
@@ -37,6 +37,10 @@ func (c *Conversation) head(header http.Header, turns []Turn, shared int) Reques
 func (c *Conversation) describe(v value, r *Request) {
 	if c.digests.systemOf != r.System {
 		c.digests.systemOf, c.digests.system = r.System, ""
+		c.digests.shapes = make([]bool, len(rules.Shapes))
+		for i, s := range rules.Shapes {
+			c.digests.shapes[i] = s.System != "" && strings.Contains(r.System, s.System)
+		}
 		if r.System != "" {
 			c.digests.system = digest([]byte(steady(c.api, r.System)))
 		}
@@ -309,7 +313,7 @@ func (s *shape) fits(e *evidence) bool {
 	if n := len(e.texts); n > 0 {
 		last = e.texts[n-1]
 	}
-	return strings.Contains(last, s.Last) && strings.Contains(e.r.System, s.System) && (s.Any == "" ||
+	return strings.Contains(last, s.Last) && (s.Any == "" ||
 		slices.ContainsFunc(e.texts, func(t string) bool { return strings.Contains(t, s.Any) }))
 }
 
@@ -323,13 +327,13 @@ func offers(tools []Tool) bool {
 }
 
 // classify tells side calls and compaction from turns of the conversation.
-func classify(api string, header http.Header, turns []Turn, shared int, r *Request) {
-	r.Compaction = api == Compact
-	if api == MessagesCount || api == GeminiCount {
+func (c *Conversation) classify(header http.Header, turns []Turn, shared int, r *Request) {
+	r.Compaction = c.api == Compact
+	if c.api == MessagesCount || c.api == GeminiCount {
 		r.Side = "count"
 		return
 	}
-	e := evidence{api: api, header: header, turns: shared + len(turns), offers: offers(r.Tools), r: r}
+	e := evidence{api: c.api, header: header, turns: shared + len(turns), offers: offers(r.Tools), r: r}
 	for _, t := range turns {
 		e.texts = append(e.texts, t.text())
 		for _, b := range t.Blocks {
@@ -338,7 +342,11 @@ func classify(api string, header http.Header, turns []Turn, shared int, r *Reque
 		}
 	}
 	for i := range rules.Shapes {
-		if s := &rules.Shapes[i]; r.Side == "" && s.fits(&e) {
+		s := &rules.Shapes[i]
+		if s.System != "" && (c.digests.shapes == nil || !c.digests.shapes[i]) {
+			continue
+		}
+		if r.Side == "" && s.fits(&e) {
 			r.Side = s.Side
 			r.Compaction = r.Compaction || s.Compaction
 			r.Compacted = r.Compacted || s.Compacted

@@ -170,10 +170,10 @@ func (p *parser) valueOf(c byte) (value, error) {
 	case c == '-' || c >= '0' && c <= '9':
 		return p.number()
 	}
-	for word, k := range map[string]kind{"true": boolean, "false": boolean, "null": null} {
-		if bytes.HasPrefix(p.in[p.pos:], []byte(word)) {
-			p.pos += len(word)
-			return value{kind: k, str: word}, nil
+	for _, w := range words {
+		if bytes.HasPrefix(p.in[p.pos:], []byte(w.name)) {
+			p.pos += len(w.name)
+			return value{kind: w.kind, str: w.name}, nil
 		}
 	}
 	if p.pos == len(p.in) {
@@ -181,6 +181,11 @@ func (p *parser) valueOf(c byte) (value, error) {
 	}
 	return value{}, p.errorf("unexpected %q", c)
 }
+
+var words = [...]struct {
+	name string
+	kind kind
+}{{"true", boolean}, {"false", boolean}, {"null", null}}
 
 func (p *parser) enter() error {
 	p.pos++
@@ -236,6 +241,7 @@ func (p *parser) object() (value, error) {
 		p.depth--
 		return v, nil
 	}
+	v.members = make([]member, 0, 4)
 	for {
 		name, err := p.name()
 		if err != nil {
@@ -332,45 +338,53 @@ func (p *parser) number() (value, error) {
 func (p *parser) text() (string, error) {
 	p.pos++
 	start := p.pos
-	for p.pos < len(p.in) {
-		switch c := p.in[p.pos]; {
-		case c == '"':
-			s := p.in[start:p.pos]
-			p.pos++
-			return strings.ToValidUTF8(string(s), "\uFFFD"), nil
-		case c == '\\':
-			return p.escaped(start)
-		case c < 0x20:
-			return "", p.errorf("a control character in a string")
-		}
-		p.pos++
+	if err := p.plain(); err != nil {
+		return "", err
 	}
-	return "", p.errorf("a string does not end")
+	if p.in[p.pos] == '\\' {
+		return p.escaped(start)
+	}
+	s := string(p.in[start:p.pos])
+	p.pos++
+	return strings.ToValidUTF8(s, "\uFFFD"), nil
+}
+
+// plain moves to the next quote or escape of a string.
+func (p *parser) plain() error {
+	for i, c := range p.in[p.pos:] {
+		switch {
+		case c == '"' || c == '\\':
+			p.pos += i
+			return nil
+		case c < 0x20:
+			p.pos += i
+			return p.errorf("a control character in a string")
+		}
+	}
+	p.pos = len(p.in)
+	return p.errorf("a string does not end")
 }
 
 // escaped goes on with a string that began at start, from its first escape.
 func (p *parser) escaped(start int) (string, error) {
-	out := append([]byte(nil), p.in[start:p.pos]...)
-	for p.pos < len(p.in) {
-		c := p.in[p.pos]
-		switch {
-		case c == '"':
+	end := bytes.IndexByte(p.in[p.pos:], '"')
+	out := append(make([]byte, 0, p.pos-start+2*max(end, 0)), p.in[start:p.pos]...)
+	for {
+		if p.in[p.pos] == '"' {
 			p.pos++
 			return strings.ToValidUTF8(string(out), "\uFFFD"), nil
-		case c == '\\':
-			r, err := p.escape()
-			if err != nil {
-				return "", err
-			}
-			out = utf8.AppendRune(out, r)
-			continue
-		case c < 0x20:
-			return "", p.errorf("a control character in a string")
 		}
-		out = append(out, c)
-		p.pos++
+		r, err := p.escape()
+		if err != nil {
+			return "", err
+		}
+		out = utf8.AppendRune(out, r)
+		from := p.pos
+		if err := p.plain(); err != nil {
+			return "", err
+		}
+		out = append(out, p.in[from:p.pos]...)
 	}
-	return "", p.errorf("a string does not end")
 }
 
 const escapes = `"\/bfnrt`
