@@ -8,40 +8,65 @@ import (
 	"sync"
 )
 
-// blocks cuts a valid JSON body between the members of its object, and between
-// the elements of the arrays in it: what a conversation repeats is a block.
-func blocks(body []byte) []piece {
-	var list []piece
-	depth, start := 0, 0
-	var open [2]byte // brackets of the outer two levels
+// blocks cuts a JSON body between the members of its object, and between the
+// elements of the arrays in it: what a conversation repeats is a block. It is
+// false for what is not JSON at first sight: one value, its brackets in pairs,
+// nothing but numbers and words outside strings.
+func blocks(body []byte) (list []piece, ok bool) {
+	var open []byte
+	start, done := 0, false
 	for i := 0; i < len(body); i++ {
-		switch c := body[i]; c {
+		c := body[i]
+		if space[c] {
+			continue
+		}
+		if done || !outside[c] || len(open) > maxDepth {
+			return nil, false
+		}
+		switch c {
 		case '"':
-			i = stringEnd(body, i)
-		case '{', '[':
-			if depth < len(open) {
-				open[depth] = c
+			if i = stringEnd(body, i); i < 0 {
+				return nil, false
 			}
-			depth++
+		case '{', '[':
+			open = append(open, c)
 		case '}', ']':
-			depth--
+			k := len(open) - 1
+			if k < 0 || open[k] != c-2 {
+				return nil, false
+			}
+			open, done = open[:k], k == 0
 		case ',':
-			if depth == 1 || depth == 2 && open[1] == '[' {
+			if len(open) == 1 || len(open) == 2 && open[1] == '[' {
 				list = append(list, piece{start, i + 1})
 				start = i + 1
 			}
 		}
 	}
-	return append(list, piece{start, len(body)})
+	return append(list, piece{start, len(body)}), done
 }
 
-// stringEnd is where the string that begins at a quote ends: at its last
-// quote, or at the last byte.
+// maxDepth is how deep brackets may be in each other.
+const maxDepth = 10_000
+
+// space and outside are the bytes that JSON has between values, and those that
+// it has outside strings.
+var space, outside = set(" \t\r\n"), set(`{}[]:,"0123456789+-.eEtrufalsn`)
+
+func set(chars string) (table [256]bool) {
+	for _, c := range []byte(chars) {
+		table[c] = true
+	}
+	return table
+}
+
+// stringEnd is where the string that begins at a quote has its last one; -1
+// when it has none.
 func stringEnd(b []byte, at int) int {
 	for i := at + 1; i < len(b); i++ {
 		n := bytes.IndexByte(b[i:], '"')
 		if n < 0 {
-			return len(b) - 1
+			return -1
 		}
 		i += n
 		slashes := 0
@@ -52,13 +77,13 @@ func stringEnd(b []byte, at int) int {
 			return i
 		}
 	}
-	return len(b) - 1
+	return -1
 }
 
 // assemble finds texts that lie in pieces in several events: strings at the
 // same place of each. Those of one index are joined, and, since not every API
-// says which piece belongs to what, those of all.
-func assemble(body []byte, valid bool) [][]piece {
+// says which piece belongs to what, those of all. rest is what is in no event.
+func assemble(body []byte, valid bool) (texts [][]piece, rest []piece) {
 	var events []piece
 	if valid {
 		events = elements(body)
@@ -66,37 +91,51 @@ func assemble(body []byte, valid bool) [][]piece {
 		events = lines(body)
 	}
 	if len(events) < 2 {
-		return nil
+		return nil, []piece{{0, len(body)}}
 	}
-	places, indexed := map[string][]piece{}, map[string][]piece{}
-	var order, indexedOrder []string
+	places, indexed := groups{}, groups{}
+	var w walk
+	end := 0
 	for _, e := range events {
-		list, ids := leaves(body, e)
-		for _, l := range list {
-			if places[l.path] == nil {
-				order = append(order, l.path)
-			}
-			places[l.path] = append(places[l.path], l.piece)
-			key := l.path + "\x00" + ids
-			if indexed[key] == nil {
-				indexedOrder = append(indexedOrder, key)
-			}
-			indexed[key] = append(indexed[key], l.piece)
+		w.leaves(body, e)
+		for _, l := range w.list {
+			path := w.paths[l.from:l.to]
+			places.add(path, l.piece)
+			w.key = append(append(append(w.key[:0], path...), 0), w.ids...)
+			indexed.add(w.key, l.piece)
+		}
+		rest = append(rest, piece{end, e.start})
+		end = e.end
+	}
+	rest = append(rest, piece{end, len(body)})
+	texts = places.lists
+	for i, list := range indexed.lists {
+		path, _, _ := strings.Cut(indexed.names[i], "\x00")
+		if len(list) < len(places.lists[places.index[path]]) {
+			texts = append(texts, list)
 		}
 	}
-	var out [][]piece
-	for _, p := range order {
-		if len(places[p]) > 1 {
-			out = append(out, places[p])
+	return texts, rest
+}
+
+// groups are pieces by name, in the order of the names' first appearance.
+type groups struct {
+	index map[string]int
+	names []string
+	lists [][]piece
+}
+
+func (g *groups) add(name []byte, p piece) {
+	i, ok := g.index[string(name)]
+	if !ok {
+		if g.index == nil {
+			g.index = map[string]int{}
 		}
+		i = len(g.lists)
+		g.index[string(name)] = i
+		g.names, g.lists = append(g.names, string(name)), append(g.lists, nil)
 	}
-	for _, key := range indexedOrder {
-		path, _, _ := strings.Cut(key, "\x00")
-		if n := len(indexed[key]); n > 1 && n < len(places[path]) {
-			out = append(out, indexed[key])
-		}
-	}
-	return out
+	g.lists[i] = append(g.lists[i], p)
 }
 
 // elements are those of a body that is an array of objects.
@@ -105,7 +144,7 @@ func elements(body []byte) []piece {
 	if len(trimmed) < 2 || trimmed[0] != '[' || bytes.TrimLeft(trimmed[1:], " \t\r\n")[0] != '{' {
 		return nil
 	}
-	list := blocks(body)
+	list, _ := blocks(body)
 	list[0].start += len(body) - len(trimmed) + 1
 	return list
 }
@@ -140,67 +179,94 @@ func lines(body []byte) []piece {
 	return list
 }
 
-// leaf is the inside of a string, and the way to it.
+// walk goes through the strings of an event, which need not be valid.
+type walk struct {
+	list  []leaf
+	paths []byte // of the leaves, one after the other
+	ids   []byte // what the event says about where its pieces belong
+	key   []byte
+	stack []step
+}
+
+// leaf is the inside of a string, and the way to it in walk.paths.
 type leaf struct {
-	path string
+	from, to int
 	piece
 }
 
-// ids are the members that say which text a piece belongs to.
-var ids = map[string]bool{"index": true, "output_index": true, "content_index": true, "summary_index": true, "item_id": true}
+// step is a member of an object, by name, or an element of an array.
+type step struct {
+	name   []byte
+	number int
+}
 
-// leaves lists the strings of an event, which need not be valid, and what it
-// says about where they belong. Names are no strings.
-func leaves(body []byte, event piece) (list []leaf, where string) {
-	var path []string
+// belongs are the members that say which text a piece belongs to.
+var belongs = map[string]bool{"index": true, "output_index": true, "content_index": true, "summary_index": true, "item_id": true}
+
+// maxPath is how deep the strings of events are looked for.
+const maxPath = 64
+
+// leaves lists the strings of an event. Names are no strings.
+func (w *walk) leaves(body []byte, event piece) {
+	w.list, w.paths, w.ids, w.stack = w.list[:0], w.paths[:0], w.ids[:0], w.stack[:0]
 	text := body[:event.end]
 	for i := event.start; i < event.end; i++ {
-		switch c := text[i]; c {
+		k := len(w.stack) - 1
+		switch text[i] {
 		case '{', '[':
-			if len(path) > 64 {
-				return list, where
+			if k < maxPath {
+				w.stack = append(w.stack, step{})
 			}
-			path = append(path, "0")
 		case '}', ']':
-			if len(path) > 0 {
-				path = path[:len(path)-1]
-			}
+			w.stack = w.stack[:max(0, k)]
 		case ',':
-			if k := len(path) - 1; k >= 0 {
-				if n, err := strconv.Atoi(path[k]); err == nil {
-					path[k] = strconv.Itoa(n + 1)
-				}
+			if k >= 0 {
+				w.stack[k].number++
 			}
 		case '"':
 			end := stringEnd(text, i)
-			inside := piece{min(i+1, end), end}
-			next := bytes.TrimLeft(text[end+1:], " \t\r\n")
-			isName := len(next) > 0 && next[0] == ':'
-			name := string(text[inside.start:inside.end])
-			switch {
-			case isName && len(path) > 0:
-				path[len(path)-1] = name
-				if ids[name] {
-					where += scalar(next)
-				} else if name == "type" && len(path) == 1 {
-					where += scalar(next)
-				}
-			case !isName && inside.end > inside.start:
-				list = append(list, leaf{strings.Join(path, "/"), inside})
+			if end < 0 {
+				end = len(text)
 			}
+			w.text(text, piece{i + 1, end}, k)
 			i = end
 		}
 	}
-	return list, where
+}
+
+// text notes a string, or the name of a member.
+func (w *walk) text(body []byte, inside piece, k int) {
+	next := bytes.TrimLeft(body[min(inside.end+1, len(body)):], " \t\r\n")
+	value := body[inside.start:inside.end]
+	if k >= 0 && len(next) > 0 && next[0] == ':' {
+		w.stack[k] = step{name: value}
+		if belongs[string(value)] || k == 0 && string(value) == "type" {
+			w.ids = append(w.ids, scalar(next)...)
+		}
+		return
+	}
+	if len(value) == 0 {
+		return
+	}
+	from := len(w.paths)
+	for _, s := range w.stack {
+		w.paths = append(w.paths, '/')
+		if s.name != nil {
+			w.paths = append(w.paths, s.name...)
+		} else {
+			w.paths = strconv.AppendInt(w.paths, int64(s.number), 10)
+		}
+	}
+	w.list = append(w.list, leaf{from, len(w.paths), inside})
 }
 
 // scalar is the text of a value after its colon.
-func scalar(b []byte) string {
-	end := bytes.IndexAny(b, ",}")
-	if end < 0 {
-		end = len(b)
+func scalar(b []byte) []byte {
+	b = b[:min(len(b), 80)]
+	if end := bytes.IndexAny(b, ",}"); end >= 0 {
+		b = b[:end]
 	}
-	return string(b[:min(end, 80)])
+	return b
 }
 
 // quoteNumbers puts the markers of what is a number of JSON in quotes, so that

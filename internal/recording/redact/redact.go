@@ -4,7 +4,6 @@ package redact
 
 import (
 	"bytes"
-	"encoding/json"
 	"fmt"
 	"slices"
 	"sort"
@@ -79,15 +78,20 @@ func New(o Options) (*Redactor, error) {
 // several events are joined.
 func (r *Redactor) Find(body []byte) []Span {
 	var spans []Span
-	valid := json.Valid(body)
-	if valid {
-		for _, b := range blocks(body) {
+	list, valid := blocks(body)
+	texts, rest := assemble(body, valid)
+	switch {
+	case valid:
+		for _, b := range list {
 			spans = r.block(spans, body, b)
 		}
-	} else {
+	case len(texts) > 0: // their escapes are undone below
+		spans = r.look(spans, plain(body, 0, len(body)))
+		spans = r.levels(spans, joined(body, rest), true)
+	default:
 		spans = r.levels(spans, plain(body, 0, len(body)), true)
 	}
-	for _, parts := range assemble(body, valid) {
+	for _, parts := range texts {
 		spans = r.levels(spans, joined(body, parts), false)
 	}
 	spans = merge(spans)

@@ -22,6 +22,7 @@ type rule struct {
 	Back     string   `yaml:"back"`
 	Inside   bool     `yaml:"inside"`
 	Pattern  string   `yaml:"pattern"`
+	Window   int      `yaml:"window"`
 	Entropy  float64  `yaml:"entropy"`
 	Check    string   `yaml:"check"`
 	Allow    string   `yaml:"allow"`
@@ -103,7 +104,7 @@ func (r *rule) match(text []byte, at int) (start, end int, ok bool) {
 	if !r.Inside && at > 0 && isWord(text[at-1]) {
 		return 0, 0, false
 	}
-	for size := window; ; size *= 4 {
+	for size := max(window, r.Window); ; size *= 4 {
 		part := text[at:min(len(text), at+size)]
 		m := r.pattern.FindSubmatchIndex(part)
 		whole := len(part) < size || size >= maxSpan
