@@ -128,38 +128,47 @@ type Reader struct {
 func (r *Reader) Uvarint() uint64 {
 	v, n := binary.Uvarint(r.Rest)
 	if n <= 0 {
-		r.fail()
+		r.Fail()
 		return 0
 	}
 	r.Rest = r.Rest[n:]
 	return v
 }
 
-// Bytes takes n bytes.
+// Varint takes a signed number.
+func (r *Reader) Varint() int64 {
+	v, n := binary.Varint(r.Rest)
+	if n <= 0 {
+		r.Fail()
+		return 0
+	}
+	r.Rest = r.Rest[n:]
+	return v
+}
+
+// Bytes takes n bytes; zeros, at most 32, when there are not as many.
 func (r *Reader) Bytes(n int) []byte {
 	if n < 0 || n > len(r.Rest) {
-		r.fail()
-		return make([]byte, max(0, min(n, maxHash)))
+		r.Fail()
+		return make([]byte, max(0, min(n, 32)))
 	}
 	b := r.Rest[:n:n]
 	r.Rest = r.Rest[n:]
 	return b
 }
 
-// maxHash is the longest value that Bytes makes up after an error.
-const maxHash = 32
-
 // Block takes bytes with their length before them.
 func (r *Reader) Block() []byte {
 	n := r.Uvarint()
 	if n > uint64(len(r.Rest)) {
-		r.fail()
+		r.Fail()
 		return nil
 	}
 	return r.Bytes(int(n))
 }
 
-func (r *Reader) fail() {
+// Fail notes that what was taken makes no sense.
+func (r *Reader) Fail() {
 	if r.Err == nil {
 		r.Err = errors.New("an encoded value is cut short")
 	}

@@ -410,15 +410,10 @@ func (r *Reader) Runs() []Run {
 	var runs []Run
 	last := uint64(0)
 	for i := uint64(0); i < n && r.Err == nil; i++ {
-		d, k := binary.Varint(r.Rest)
-		if k <= 0 {
-			r.fail()
-			break
-		}
-		r.Rest = r.Rest[k:]
-		run := Run{First: uint64(int64(last) + d), Count: r.Uvarint()}
+		run := Run{First: uint64(int64(last) + r.Varint())}
+		run.Count = r.Uvarint()
 		if run.First > 1<<40 || run.Count > 1<<32 {
-			r.fail()
+			r.Fail()
 		}
 		runs, last = append(runs, run), run.First+run.Count
 	}

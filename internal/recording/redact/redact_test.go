@@ -47,16 +47,20 @@ func quoted(s string) string {
 
 // shapes are the ways in which a text reaches the recording.
 var shapes = map[string]func(string) string{
-	"text":        func(s string) string { return "see\n" + s + "\nabove" },
-	"prompt":      func(s string) string { return `{"messages":[{"role":"user","content":` + quoted("look:\n"+s+"\n") + `}]}` },
-	"bytes":       func(s string) string { return `{"content":"` + escapeAll(s) + `"}` },
-	"tool call":   func(s string) string { return `{"arguments":` + quoted(`{"text":`+quoted("a\n"+s+"\nb")+`}`) + `}` },
-	"tool result": func(s string) string { return `{"input":[{"a":1},{"output":` + quoted(quoted(quoted("\t"+s+"\n"))) + `}]}` },
-	"events":      func(s string) string { return deltas(s, 3) },
-	"bytewise":    func(s string) string { return deltas(s, 1) },
-	"chat":        func(s string) string { return chatDeltas(s) },
-	"elements":    func(s string) string { return geminiArray(s) },
-	"cut off":     func(s string) string { return `{"messages":[{"content":` + quoted("look:\n"+s+"\n") + `},{"con` },
+	"text": func(s string) string { return "see\n" + s + "\nabove" },
+	"prompt": func(s string) string {
+		return `{"messages":[{"role":"user","content":` + quoted("look:\n"+s+"\n") + `}]}`
+	},
+	"bytes":     func(s string) string { return `{"content":"` + escapeAll(s) + `"}` },
+	"tool call": func(s string) string { return `{"arguments":` + quoted(`{"text":`+quoted("a\n"+s+"\nb")+`}`) + `}` },
+	"tool result": func(s string) string {
+		return `{"input":[{"a":1},{"output":` + quoted(quoted(quoted("\t"+s+"\n"))) + `}]}`
+	},
+	"events":   func(s string) string { return deltas(s, 3) },
+	"bytewise": func(s string) string { return deltas(s, 1) },
+	"chat":     func(s string) string { return chatDeltas(s) },
+	"elements": func(s string) string { return geminiArray(s) },
+	"cut off":  func(s string) string { return `{"messages":[{"content":` + quoted("look:\n"+s+"\n") + `},{"con` },
 }
 
 func escapeAll(s string) string {
