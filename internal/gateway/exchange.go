@@ -26,6 +26,7 @@ type call struct {
 	header   http.Header
 	body     []byte // of the request
 	side     bool   // no step of its own
+	key      chan string
 	x        mayfly.Exchange
 	attempt  *attempt
 	tape     *tape
@@ -116,6 +117,8 @@ func (c *call) serve() {
 	ctx, stop := context.WithCancelCause(c.r.Context())
 	defer stop(nil)
 	c.stop = stop
+	c.key = make(chan string, 1)
+	go c.hash(c.body)
 	f := c.describe()
 	switch {
 	case f != nil:
@@ -127,6 +130,17 @@ func (c *call) serve() {
 		begun := c.begin()
 		c.deliver(c.ask(ctx), begun)
 	}
+}
+
+// hash finds the key of the request, beside what else there is to do with it.
+// What cannot be normalised has no key.
+func (c *call) hash(body []byte) {
+	key := ""
+	_ = guarded(func() (err error) {
+		key, err = modelapi.Key(c.x.API, c.header, body)
+		return err
+	})
+	c.key <- key
 }
 
 // describe fills the exchange with what the request says. What cannot be read
@@ -183,13 +197,8 @@ func (c *call) begin() <-chan error {
 func (c *call) beginNow() error {
 	ctx, cancel := c.durable()
 	defer cancel()
-	err := guarded(func() (err error) {
-		c.x.Key, err = modelapi.Key(c.x.API, c.header, c.body)
-		return err
-	})
-	if err != nil {
-		c.x.Key = "" // what cannot be normalised was refused, or has no key
-	}
+	c.x.Key = <-c.key
+	var err error
 	if c.x.Request, err = c.d.g.recorder.WriteContent(ctx, c.adm.Run, c.request()); err != nil {
 		return fmt.Errorf("record request: %w", err)
 	}
@@ -341,6 +350,9 @@ type errAgent struct{ err error }
 
 func (e errAgent) Error() string { return e.err.Error() }
 
+// headerAlone is how long a header waits for the first chunk.
+const headerAlone = 500 * time.Microsecond
+
 // pass writes the answer to the agent, each chunk by itself.
 func (c *call) pass(a answer) error {
 	h := c.w.Header()
@@ -355,7 +367,7 @@ func (c *call) pass(a answer) error {
 	}
 	c.extend()
 	c.w.WriteHeader(a.status)
-	if a.length != 0 {
+	if !c.tape.soon(headerAlone) {
 		if err := c.out.Flush(); err != nil {
 			return errAgent{err}
 		}

@@ -134,6 +134,28 @@ func (t *tape) take() ([]byte, error) {
 	}
 }
 
+// soon waits a moment for the first chunk, which then shares a packet with the
+// header.
+func (t *tape) soon(moment time.Duration) bool {
+	if t.some() {
+		return true
+	}
+	timer := time.NewTimer(moment)
+	defer timer.Stop()
+	select {
+	case <-t.more:
+	case <-timer.C:
+	}
+	return t.some()
+}
+
+// some reports whether take has something to return at once.
+func (t *tape) some() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.next < len(t.chunks) || t.passing != nil || t.err != nil
+}
+
 // leave says that nobody takes any more.
 func (t *tape) leave() {
 	t.mu.Lock()
