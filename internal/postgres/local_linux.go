@@ -23,6 +23,9 @@ type Local struct {
 	UID, GID uint32
 	Show     []Bind
 	Network  bool // share this machine's network; else there is a loopback device only
+	// Group is the control group of the unified hierarchy to start in; nil: that
+	// of this process.
+	Group *os.File
 }
 
 // Bind shows a directory of this machine to a process.
@@ -74,6 +77,9 @@ func (l Local) start(cmd *exec.Cmd, ended <-chan struct{}) error {
 		Credential: &syscall.Credential{Uid: l.UID, Gid: l.GID},
 		Pdeathsig:  unix.SIGKILL,
 		Setsid:     true,
+	}
+	if l.Group != nil {
+		cmd.SysProcAttr.UseCgroupFD, cmd.SysProcAttr.CgroupFD = true, int(l.Group.Fd())
 	}
 	started := make(chan error, 1)
 	go func() {

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -131,7 +132,12 @@ func baseline(t testing.TB) string {
 	return dir
 }
 
+// TestMain keeps small files in memory, except where the disk is measured.
 func TestMain(m *testing.M) {
+	flag.Parse()
+	if flag.Lookup("test.bench").Value.String() == "" && os.Getenv("TMPDIR") == "" && exists("/dev/shm") {
+		os.Setenv("TMPDIR", "/dev/shm")
+	}
 	code := m.Run()
 	if shared.dir != "" {
 		os.RemoveAll(shared.dir)

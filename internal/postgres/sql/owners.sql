@@ -35,6 +35,6 @@ WITH ids AS (
 	WHERE (id >= 16384 OR class IN ('pg_namespace'::regclass, 'pg_largeobject'::regclass)) AND NOT EXISTS (
 		SELECT FROM pg_depend WHERE classid = class AND objid = id AND deptype = 'e')
 )
-SELECT format('ALTER %s %s OWNER TO %I', kind, (pg_identify_object(class, id, 0)).identity, new::regrole::name)
+SELECT format('ALTER %s %s OWNER TO %I', kind, (pg_identify_object(class, id, 0)).identity, pg_get_userbyid(new))
 FROM wanted WHERE owner <> new
 ORDER BY kind <> 'SCHEMA', class, id
