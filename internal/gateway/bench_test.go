@@ -340,3 +340,35 @@ func together(b *testing.B, w way, streams int, during func()) (delays []time.Du
 	wg.Wait()
 	return delays, joined
 }
+
+// BenchmarkIdle measures the memory of an environment whose agent is silent,
+// without a connection and with one.
+func BenchmarkIdle(b *testing.B) {
+	const environments = 500
+	for b.Loop() {
+		g := New(Options{Runs: &idleRuns{}, Recorder: &idleRuns{}, Log: slog.New(slog.DiscardHandler)})
+		before := heap()
+		var addresses []string
+		for i := range environments {
+			l, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				b.Fatal(err)
+			}
+			if err := g.Open(fmt.Sprint("env-", i), l); err != nil {
+				b.Fatal(err)
+			}
+			addresses = append(addresses, l.Addr().String())
+		}
+		time.Sleep(50 * time.Millisecond)
+		b.ReportMetric((float64(heap())-float64(before))/environments/1024, "KiB/environment")
+		for _, a := range addresses {
+			converse(b, way{address: a})
+		}
+		time.Sleep(50 * time.Millisecond)
+		b.ReportMetric((float64(heap())-float64(before))/environments/1024, "KiB/connected")
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		g.Shutdown(ctx)
+		cancel()
+	}
+	b.ReportMetric(0, "ns/op")
+}

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -21,11 +22,14 @@ type door struct {
 	g        *Gateway
 	env      string
 	server   *http.Server
-	served   chan struct{}  // closed when serve returned
-	active   sync.WaitGroup // requests in flight
+	served   chan struct{} // closed when serve returned
 	bodies   *semaphore.Weighted
 	attempts attempts
 	live     runSet // replays that went on with the upstream
+
+	mu      sync.Mutex // guards the rest
+	active  sync.WaitGroup
+	closing bool
 }
 
 func newDoor(g *Gateway, env string) *door {
@@ -53,6 +57,9 @@ func (d *door) serve(l net.Listener) {
 }
 
 func (d *door) close() error {
+	d.mu.Lock()
+	d.closing = true
+	d.mu.Unlock()
 	err := d.server.Close()
 	<-d.served
 	d.active.Wait()
@@ -68,9 +75,22 @@ func (d *door) shutdown(ctx context.Context) error {
 	return d.close()
 }
 
+// enter counts a request in, unless the door is closing.
+func (d *door) enter() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !d.closing {
+		d.active.Add(1)
+	}
+	return !d.closing
+}
+
 func (d *door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	d.active.Add(1)
+	if !d.enter() {
+		panic(http.ErrAbortHandler)
+	}
 	defer d.active.Done()
+	defer d.catch()
 	d.extend(w)
 	rt, ok := findRoute(r.URL.EscapedPath())
 	switch {
@@ -80,6 +100,16 @@ func (d *door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		d.report(w, r, rt)
 	default:
 		d.model(w, r, rt)
+	}
+}
+
+// catch logs a defect, and lets the server cut the connection.
+func (d *door) catch() {
+	if p := recover(); p != nil {
+		if p != http.ErrAbortHandler {
+			d.g.log.Error("a defect of the gateway cut a request", "env", d.env, "panic", p, "stack", string(debug.Stack()))
+		}
+		panic(http.ErrAbortHandler)
 	}
 }
 

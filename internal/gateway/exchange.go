@@ -91,7 +91,7 @@ func (d *door) model(w http.ResponseWriter, r *http.Request, rt route) {
 func identify(r *http.Request, rt route, p Provider) (string, *fault) {
 	api, ok := modelapi.Identify(r.Method, rt.rest)
 	family, _, _ := strings.Cut(api, ".")
-	if ok && (api == modelapi.Other || family == p.API || family == openaiName && p.API == geminiName) {
+	if ok && (api == modelapi.Other || family == p.API) {
 		return api, nil
 	}
 	return "", faultf(http.StatusNotFound, "%s %s is not a path of a model API that passes here; these are: %s",

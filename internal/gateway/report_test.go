@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -81,10 +82,9 @@ func TestSideCallsAndProbes(t *testing.T) {
 
 func TestRetriesAreRecognised(t *testing.T) {
 	answers := []string{"HTTP/1.1 529 X\r\n", "HTTP/1.1 500 X\r\n", "HTTP/1.1 200 X\r\n", "HTTP/1.1 200 X\r\n", "HTTP/1.1 200 X\r\n"}
-	n := 0
+	var n atomic.Int32
 	up := raw(t, func(c net.Conn, r *http.Request, _ *bufio.Reader) {
-		fmt.Fprintf(c, "%sContent-Length: 2\r\n\r\n{}", answers[n])
-		n++
+		fmt.Fprintf(c, "%sContent-Length: 2\r\n\r\n{}", answers[n.Add(1)-1])
 	})
 	w := newWorld(t, up, nil)
 	other := strings.Replace(question, "hello", "something else", 1)
