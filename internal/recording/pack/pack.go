@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"maps"
 	"os"
 	"slices"
 	"sort"
@@ -421,4 +422,26 @@ func (r *Reader) Runs() []Run {
 		return nil
 	}
 	return runs
+}
+
+// Each calls yield for every piece and every record.
+func (s *Store) Each(yield func(b []byte)) error {
+	s.mu.RLock()
+	groups, records := slices.Clone(s.groups), slices.Collect(maps.Keys(s.records))
+	s.mu.RUnlock()
+	for _, at := range groups {
+		g, err := s.readGroup(at.place)
+		if err != nil {
+			return err
+		}
+		yield(g.data)
+	}
+	for _, d := range records {
+		b, err := s.Record(d)
+		if err != nil {
+			return err
+		}
+		yield(b)
+	}
+	return nil
 }
