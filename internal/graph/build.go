@@ -70,8 +70,10 @@ type builder struct {
 	answers map[string]*conversation // by the answer's id
 	calls   map[string][]*action     // by the call's id, in all lanes
 	actions []*action
-	spawns  []*action // that may have started an agent, and are not known to
-	stray   []string  // results without a call
+	spawns  []*action      // that may have started an agent, and are not known to
+	stray   []string       // results without a call
+	tails   map[int]string // last node of a step that the wire shows
+	ended   []int          // positions in g.Steps, when all exchanges were read
 }
 
 // lane is an agent.
@@ -444,24 +446,25 @@ func (b *builder) orphans() {
 	b.g.Orphans = append(b.g.Orphans, b.stray...)
 }
 
-// processes gives each process to the step whose output came last before it.
-func (b *builder) processes() {
-	order := make([]int, 0, len(b.g.Steps))
+// byEnd is the order in which the outputs of the steps came.
+func (b *builder) byEnd() []int {
+	if b.ended != nil {
+		return b.ended
+	}
+	b.ended = make([]int, 0, len(b.g.Steps))
 	for i := range b.g.Steps {
 		if !b.g.Steps[i].End.IsZero() {
-			order = append(order, i)
+			b.ended = append(b.ended, i)
 		}
 	}
-	slices.SortStableFunc(order, func(i, j int) int { return b.g.Steps[i].End.Compare(b.g.Steps[j].End) })
+	slices.SortStableFunc(b.ended, func(i, j int) int { return b.g.Steps[i].End.Compare(b.g.Steps[j].End) })
+	return b.ended
+}
+
+// processes gives each process to the step whose output came last before it.
+func (b *builder) processes() {
 	for _, p := range b.in.Processes {
-		at, _ := slices.BinarySearchFunc(order, p.Time, func(i int, t time.Time) int {
-			if b.g.Steps[i].End.After(t) {
-				return 1
-			}
-			return -1
-		})
-		if at > 0 {
-			s := &b.g.Steps[order[at-1]]
+		if s := b.stepAt(p.Time, ""); s != nil {
 			s.Processes = append(s.Processes, p)
 		}
 	}
