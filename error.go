@@ -22,7 +22,7 @@ const (
 	Unavailable Kind = "unavailable" // no server, or it is stopping
 	Missing     Kind = "missing"     // a template or image must be uploaded first
 	Internal    Kind = "internal"    // a defect; the log has the id
-	Diverged    Kind = "diverged"    // a replay went another way than its recording
+	Diverged    Kind = "diverged"    // a replay, or a repeated run, went another way
 )
 
 // kinds maps each kind to its HTTP status and its exit status. Exit statuses

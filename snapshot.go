@@ -105,3 +105,14 @@ func AfterStep(snapshots []Snapshot, run string, step int) (Snapshot, error) {
 	return Snapshot{}, Errorf(NotFound, "run %s has no step %d", run, step).
 		Hint("list them with: mayfly graph %s", run)
 }
+
+// BeforeStep finds the snapshot with which a step of a run began.
+func BeforeStep(snapshots []Snapshot, run string, step int) (Snapshot, error) {
+	for _, s := range snapshots {
+		if s.Run == run && s.Kind == StepSnapshot && s.Step == step {
+			return s, nil
+		}
+	}
+	return Snapshot{}, Errorf(NotFound, "run %s has no step %d", run, step).
+		Hint("list them with: mayfly graph %s", run)
+}

@@ -15,19 +15,21 @@ import (
 
 func (a *app) diffCommand() *cobra.Command {
 	c := &cobra.Command{
-		Use:   "diff ENV",
+		Use:   "diff ENV|RUN",
 		Short: "Show what changed in an environment",
 		Long: `Show what changed in an environment's workspace since it was made: a patch in
 git's format, binary files and modes included. --from and --to name snapshots
-to compare instead of the beginning and the state now. On a terminal it is
-coloured, and control characters in it are made visible; into a pipe it is
-exact. With --json: a list of Change objects.`,
+to compare instead of the beginning and the state now; --step N shows what one
+step of a run did. On a terminal it is coloured, and control characters in it
+are made visible; into a pipe it is exact. With --json: a list of Change
+objects.`,
 		Example: `  mayfly diff swift-otter
   mayfly diff swift-otter --stat
   mayfly diff swift-otter --from 1 --to 2
   mayfly diff swift-otter --all
+  mayfly diff run-06x9qk2n4c8wz3vy --step 3
   mayfly diff swift-otter > change.patch`,
-		Args: arguments(1, 1, "ENV"), ValidArgsFunction: a.completeEnvironment,
+		Args: arguments(1, 1, "ENV or RUN"), ValidArgsFunction: a.completeEnvironment,
 	}
 	q := mayfly.DiffRequest{Format: "patch"}
 	asJSON := addJSON(c)
@@ -35,12 +37,21 @@ exact. With --json: a list of Change objects.`,
 	all := c.Flags().Bool("all", false, "the whole file system instead of the workspace")
 	c.Flags().StringVar(&q.From, "from", "", "from this `SNAPSHOT`")
 	c.Flags().StringVar(&q.To, "to", "", "to this `SNAPSHOT`")
+	var step stepFlag
+	step.add(c, "what step `N` of the run changed")
 	c.Flags().StringVar(&q.Path, "path", "", "`directory` to compare (default /workspace)")
 	c.RunE = func(c *cobra.Command, args []string) error {
-		if err := errors.Join(exclusive(c, "all", "path"), exclusive(c, "stat", "json")); err != nil {
+		if err := errors.Join(exclusive(c, "all", "path"), exclusive(c, "stat", "json"), exclusive(c, "step", "from"), exclusive(c, "step", "to")); err != nil {
 			return err
 		}
 		q.Environment = args[0]
+		if step.given() {
+			before, after, env, err := step.around(c.Context(), a, args[0])
+			if err != nil {
+				return err
+			}
+			q.Environment, q.From, q.To = env, before.ID, after.ID
+		}
 		switch {
 		case *asJSON:
 			q.Format = "json"

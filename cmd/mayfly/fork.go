@@ -13,14 +13,15 @@ import (
 
 func (a *app) forkCommand() *cobra.Command {
 	c := &cobra.Command{
-		Use:   "fork [flags] ENV[@SNAPSHOT] [-- COMMAND [ARGUMENT...]]",
+		Use:   "fork [flags] ENV[@SNAPSHOT]|RUN [-- COMMAND [ARGUMENT...]]",
 		Short: "Make a new environment from a state of another one",
 		Long: `Make a new environment from a snapshot of another one, or, without SNAPSHOT,
-from its state now. The other one is left as it is. Prints the new
-environment's name; with --json the Environment object. With a COMMAND, runs it
-there as mayfly run does.`,
+from its state now, or, with --step N, from its state after a step of RUN. The
+other one is left as it is. Prints the new environment's name; with --json the
+Environment object. With a COMMAND, runs it there as mayfly run does.`,
 		Example: `  mayfly fork swift-otter
-  mayfly fork swift-otter@1 --name second-try -- codex exec "try another way"`,
+  mayfly fork swift-otter@1 --name second-try -- codex exec "try another way"
+  mayfly fork run-06x9qk2n4c8wz3vy --step 3 -- claude --continue -p "go on"`,
 		ValidArgsFunction: a.completeEnvironment,
 	}
 	var ef environmentFlags
@@ -28,6 +29,8 @@ there as mayfly run does.`,
 	ef.add(c)
 	pf.add(c)
 	c.Flags().SetInterspersed(true) // flags may follow ENV; COMMAND follows --
+	var step stepFlag
+	step.add(c, "from the state after step `N` of the run; 0 is before the first")
 	remove := c.Flags().Bool("rm", false, "delete the environment when the command has ended")
 	quiet := c.Flags().BoolP("quiet", "q", false, "no summary at the end")
 	asJSON := addJSON(c)
@@ -40,6 +43,16 @@ there as mayfly run does.`,
 			return err
 		}
 		env, snapshot, _ := strings.Cut(args[0], "@")
+		if step.given() {
+			if snapshot != "" {
+				return usage(c, "--step and @SNAPSHOT exclude each other")
+			}
+			r, s, err := step.find(c.Context(), a, env)
+			if err != nil {
+				return err
+			}
+			env, snapshot = r.Environment, s.ID
+		}
 		create.From = &mayfly.SnapshotRef{Environment: env, Snapshot: snapshot}
 		if len(args) == 1 {
 			return a.fork(c, env, create, *asJSON)

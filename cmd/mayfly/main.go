@@ -114,9 +114,9 @@ func (a *app) rootCommand() *cobra.Command {
 		id       string
 		commands []*cobra.Command
 	}{
-		{"run", []*cobra.Command{a.runCommand(), a.execCommand(), a.shellCommand(), a.logsCommand(), a.lockCommand()}},
-		{"change", []*cobra.Command{a.diffCommand(), a.applyCommand(), a.rollbackCommand(), a.forkCommand(), a.snapshotCommand(), a.hashCommand()}},
-		{"manage", []*cobra.Command{a.envCommand(), a.eventsCommand(), a.templateCommand(), a.serveCommand(), a.doctorCommand(), a.versionCommand()}},
+		{"run", []*cobra.Command{a.runCommand(), a.execCommand(), a.shellCommand(), a.logsCommand(), a.lockCommand(), a.replayCommand()}},
+		{"change", []*cobra.Command{a.graphCommand(), a.showCommand(), a.diffCommand(), a.applyCommand(), a.rollbackCommand(), a.forkCommand(), a.snapshotCommand(), a.hashCommand()}},
+		{"manage", []*cobra.Command{a.envCommand(), a.eventsCommand(), a.modelCommand(), a.templateCommand(), a.forgetCommand(), a.serveCommand(), a.doctorCommand(), a.versionCommand()}},
 	} {
 		for _, c := range g.commands {
 			c.GroupID = g.id
@@ -187,7 +187,7 @@ var kindMeaning = map[mayfly.Kind]string{
 	mayfly.Timeout:     "it took too long",
 	mayfly.Unavailable: "no server, or it is stopping",
 	mayfly.Missing:     "a template or image is not there",
-	mayfly.Diverged:    "a replay went another way than its recording",
+	mayfly.Diverged:    "a replay or a repeated run went another way",
 	mayfly.Internal:    "a defect; the server's log has the id",
 }
 

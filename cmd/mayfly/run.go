@@ -24,14 +24,20 @@ be looked at, kept, rolled back or forked. --rm deletes it with the run.
 
 When standard output is a terminal, escape sequences other than colours are
 taken out of what the command writes; a pipe gets every byte as it is, and -t
-hands the terminal over.`
+hands the terminal over.
+
+With --repeat the command runs in N copies of the environment. Instead of its
+output there is a report on whether their exit statuses, tests, files and
+actions agree; status 79 says that they do not. With --json: an object with the
+fields agree, runs (Run objects) and differences (kind, name, step, values).`
 
 const runExample = `  mayfly run -- go test ./...
   mayfly run -it -- claude
   mayfly run --rm -- make check
   mayfly run --name fix --ttl 8h --label pr=7 -- codex exec "fix the test"
   mayfly run --locked --timeout 20m -- ./agent.sh
-  mayfly run --detach -- ./agent.sh; mayfly logs -f RUN`
+  mayfly run --detach -- ./agent.sh; mayfly logs -f RUN
+  mayfly run --repeat 10 --rm -- go test -v ./...`
 
 // runFlags are those of run itself.
 type runFlags struct {
@@ -41,6 +47,7 @@ type runFlags struct {
 	remove bool
 	quiet  bool
 	json   bool
+	repeat int
 }
 
 func (a *app) runCommand() *cobra.Command {
@@ -56,7 +63,8 @@ func (a *app) runCommand() *cobra.Command {
 	f.sourceFlags.add(c)
 	c.Flags().BoolVar(&f.remove, "rm", false, "delete the environment when the command has ended")
 	c.Flags().BoolVarP(&f.quiet, "quiet", "q", false, "no summary at the end")
-	c.Flags().BoolVar(&f.json, "json", false, "with --detach: print the Run object")
+	c.Flags().BoolVar(&f.json, "json", false, "with --detach: print the Run object; with --repeat: the report")
+	c.Flags().IntVar(&f.repeat, "repeat", 0, "run it `N` times at once, and report what the runs disagree about")
 	c.RunE = func(c *cobra.Command, args []string) error { return a.run(c, f, args) }
 	return c
 }
@@ -73,8 +81,14 @@ func (a *app) run(c *cobra.Command, f runFlags, command []string) error {
 	if err := exclusive(c, "rm", "keep"); err != nil {
 		return err
 	}
-	if f.json && !f.detach {
-		return usage(c, "--json needs --detach: otherwise standard output is the command's")
+	repeated := c.Flags().Changed("repeat")
+	if repeated {
+		if err := checkRepeat(c, f); err != nil {
+			return err
+		}
+	}
+	if f.json && !f.detach && !repeated {
+		return usage(c, "--json needs --detach or --repeat: otherwise standard output is the command's")
 	}
 	ctx := c.Context()
 	p, err := a.prepare(ctx, f.sourceFlags)
@@ -83,6 +97,9 @@ func (a *app) run(c *cobra.Command, f runFlags, command []string) error {
 	}
 	p.complete(&create)
 	q.Create, q.Remove = &create, f.remove
+	if repeated {
+		return a.repeat(ctx, f, p, q)
+	}
 	var r mayfly.Run
 	err = a.withTemplate(ctx, p, func() error {
 		r, err = a.svc().StartRun(ctx, q)

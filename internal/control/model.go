@@ -96,17 +96,25 @@ func (e *Engine) takeFrom(ctx context.Context, id string, m *model) error {
 		return mayfly.Errorf(mayfly.Conflict, "run %s has asked no model", r.ID).
 			Hint("name one that has; mayfly graph RUN shows its steps")
 	}
-	for to, from := range map[*string]string{
-		&m.Provider: r.First.Provider, &m.ID: r.First.ID, &m.System: r.First.System, &m.Tools: r.First.Tools,
-	} {
-		if *to == "" {
-			*to = from
-		}
-	}
-	if m.Parameters == (mayfly.Parameters{}) {
-		m.Parameters = r.First.Parameters
-	}
+	fallback(&m.Provider, r.First.Provider)
+	fallback(&m.ID, r.First.ID)
+	fallback(&m.System, r.First.System)
+	fallback(&m.Tools, r.First.Tools)
+	p, from := &m.Parameters, r.First.Parameters
+	fallback(&p.Temperature, from.Temperature)
+	fallback(&p.TopP, from.TopP)
+	fallback(&p.TopK, from.TopK)
+	fallback(&p.MaxTokens, from.MaxTokens)
+	fallback(&p.Seed, from.Seed)
+	fallback(&p.Reasoning, from.Reasoning)
 	return nil
+}
+
+func fallback[T comparable](v *T, otherwise T) {
+	var zero T
+	if *v == zero {
+		*v = otherwise
+	}
 }
 
 // modelDigest is SHA-256 over the JSON of what decides a model's answers, in
