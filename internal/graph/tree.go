@@ -83,13 +83,17 @@ func (t *tree) paint(p paint) {
 	t.w.WriteString(p.text)
 }
 
-// columns2 writes a line with something at its right end.
-func (t *tree) columns2(indent string, left []paint, right paint) {
+// spread writes a line with something at its right end.
+func (t *tree) spread(indent string, left []paint, right paint) {
 	room := max(8, t.o.Width-width(indent)-width(right.text)-2)
 	used := 0
 	for i := range left {
 		left[i].text = fit(left[i].text, max(1, room-used))
 		used += width(left[i].text)
+	}
+	if right.text == "" {
+		t.print(indent, left...)
+		return
 	}
 	gap := strings.Repeat(" ", max(2, t.o.Width-width(indent)-used-width(right.text)))
 	t.print(indent, append(left, paint{plain, gap}, right)...)
@@ -126,7 +130,7 @@ func (t *tree) lane(agent, indent string) {
 		t.step(s, indent)
 	}
 	for _, n := range t.x.side[agent] {
-		t.columns2(indent, []paint{{dim, "    ~ " + line(n.Tool) + "  " + line(n.Text)}}, paint{})
+		t.print(indent, paint{dim, "    ~ " + line(n.Tool+"  "+n.Text)})
 	}
 }
 
@@ -145,7 +149,7 @@ func (t *tree) step(s *mayfly.Step, indent string) {
 	if s.Usage != (mayfly.TokenUsage{}) {
 		right = count(s.Usage.Input) + " in, " + count(s.Usage.Output) + " out"
 	}
-	t.columns2(indent, []paint{{bold, fmt.Sprintf("%3d ", s.Number)}, {dim, strings.Join(facts, " · ")}}, paint{dim, right})
+	t.spread(indent, []paint{{bold, fmt.Sprintf("%3d ", s.Number)}, {dim, strings.Join(facts, " · ")}}, paint{dim, right})
 	in := indent + "    "
 	for _, n := range t.x.ofStep[s.Number] {
 		if n.Agent != s.Agent {
@@ -203,7 +207,7 @@ func (t *tree) action(n *mayfly.Node, indent string, last bool) {
 	default:
 		right = paint{green, "✓ " + size(len(r.Text))}
 	}
-	t.columns2(indent+branch, []paint{{bold, line(n.Tool)}, {plain, "  " + short(n.Input)}}, right)
+	t.spread(indent+branch, []paint{{bold, line(n.Tool)}, {plain, "  " + short(n.Input)}}, right)
 	for _, a := range t.x.lanes[n.ID] {
 		if t.drawn[a.ID] || a.ID == n.Agent {
 			continue
