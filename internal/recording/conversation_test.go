@@ -20,7 +20,7 @@ func requestHeader(n int) map[string][]string {
 	return map[string][]string{
 		"Content-Type": {"application/json"}, "Authorization": {"Bearer mf-run-01jd2n8k5q7xw3vz-0123456789abcdef0123456789abcdef"},
 		"User-Agent": {"claude-cli/2.1.330 (external, cli)"}, "Anthropic-Version": {"2023-06-01"}, "Accept": {"application/json"},
-		"Anthropic-Beta": {"interleaved-thinking-2025-05-14,fine-grained-tool-streaming-2025-05-14"},
+		"Anthropic-Beta":          {"interleaved-thinking-2025-05-14,fine-grained-tool-streaming-2025-05-14"},
 		"X-Stainless-Retry-Count": {fmt.Sprint(n % 2)}, "Content-Length": {fmt.Sprint(100_000 + n*1234)},
 	}
 }

@@ -220,7 +220,7 @@ func (d *disk) Sync() error {
 }
 
 func TestEverythingAcknowledgedSurvivesACutAtAnyByte(t *testing.T) {
-	for budget := 0; budget < 12_000; budget += 97 {
+	for budget := 0; budget < 12_000; budget += 193 {
 		dir, synced, left := t.TempDir(), map[string]int64{}, budget
 		f := &files{dir: dir, limit: 3000, open: func(name string, flag int) (file, error) {
 			inner, err := openOS(name, flag)
