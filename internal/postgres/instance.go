@@ -148,7 +148,7 @@ func (r Running) awaitStatus(ctx context.Context) error {
 // died explains why the server ended.
 func (r Running) died(ctx context.Context, status string) error {
 	output := strings.TrimSpace(r.Process.Output(ctx))
-	if strings.Contains(output, "No space left on device") {
+	if isFull(output) {
 		return mayfly.Errorf(mayfly.Exhausted, "the disk is full: %s", lastLines(output, 3)).Hint("free space, or raise the disk limit")
 	}
 	return fmt.Errorf("postgres ended (%s): %s", status, lastLines(output, 8))

@@ -111,10 +111,15 @@ func Prepare(ctx context.Context, o Options) error {
 	return err
 }
 
+// isFull reports whether a message of Postgres is about a full disk.
+func isFull(message string) bool {
+	return strings.Contains(message, "No space left on device") || strings.Contains(message, "Check free disk space")
+}
+
 // explainFull gives a full disk its kind.
 func explainFull(err error) error {
 	var known *mayfly.Error
-	if errors.Is(err, unix.ENOSPC) || !errors.As(err, &known) && strings.Contains(err.Error(), "No space left on device") {
+	if errors.Is(err, unix.ENOSPC) || !errors.As(err, &known) && isFull(err.Error()) {
 		return mayfly.Errorf(mayfly.Exhausted, "%w", err).Hint("free space on the disk, and try again")
 	}
 	return err

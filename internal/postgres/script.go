@@ -202,7 +202,7 @@ func (p *preparation) explain(name, out string, err error) error {
 		return p.Install.missingExtension(extension)
 	}
 	kind, hint := mayfly.Invalid, "correct it and try again; nothing was kept"
-	if strings.Contains(found.message, "No space left on device") {
+	if isFull(found.message) {
 		kind, hint = mayfly.Exhausted, "free space on the disk, and try again"
 	}
 	where := fmt.Sprintf("%s:%d", name, found.line)

@@ -1,0 +1,154 @@
+//go:build linux
+
+package postgres
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"mayfly.dev/mayfly"
+)
+
+func TestTablespacesComeAlongOrAreDoneWithout(t *testing.T) {
+	src := source(t)
+	host := filepath.Join(filepath.Dir(src.Data.Host), "input", "fast")
+	must(t, os.Mkdir(host, 0o700))
+	must(t, os.Chown(host, testUID, testUID))
+	asPostgres(t, src, "postgres", "CREATE TABLESPACE fast LOCATION '"+insideInput+"/fast'")
+	asPostgres(t, src, "shop", "CREATE TABLE quick (a int) TABLESPACE fast; INSERT INTO quick VALUES (3)")
+	server := Server{Host: filepath.Dir(src.Path()), Port: "5432", User: "postgres", Database: "shop"}
+	check := func(s Source, said string) {
+		t.Helper()
+		var log bytes.Buffer
+		o := options(t, &log)
+		o.Source = s
+		if got := query(t, start(t, instance(t, prepare(t, o))), "SELECT a FROM quick"); got != "3" {
+			t.Errorf("%+v: got = %s, want 3", s, got)
+		}
+		if !strings.Contains(log.String(), said) {
+			t.Errorf("%+v: log has no %q:\n%s", s, said, &log)
+		}
+	}
+	check(Source{Server: &server}, "the tablespace fast of the source is not used")
+	check(Source{Server: &server, Physical: true}, "is kept inside")
+	must(t, src.Stop(t.Context()))
+	links, err := filepath.Glob(filepath.Join(src.Data.Host, "pg_tblspc", "*"))
+	if err != nil || len(links) != 1 {
+		t.Fatalf("links = %q, %v", links, err)
+	}
+	must(t, os.Remove(links[0]))
+	must(t, os.Symlink(host, links[0])) // as it is where there are no namespaces
+	check(Source{Directory: src.Data.Host}, "is kept inside")
+}
+
+func TestPreparedTransactionsOfASourceAreSaidOrRefused(t *testing.T) {
+	src := source(t)
+	asPostgres(t, src, "shop", "CREATE TABLE t (a int)")
+	asPostgres(t, src, "shop", "BEGIN; INSERT INTO t VALUES (1); PREPARE TRANSACTION 'left'")
+	server := Server{Host: filepath.Dir(src.Path()), Port: "5432", User: "postgres", Database: "shop"}
+	var log bytes.Buffer
+	o := options(t, &log)
+	o.Source = Source{Server: &server}
+	prepare(t, o)
+	if !strings.Contains(log.String(), "1 prepared transactions") {
+		t.Errorf("log says nothing of it:\n%s", &log)
+	}
+	o = options(t, nil)
+	o.Source = Source{Server: &server, Physical: true}
+	if err := Prepare(t.Context(), o); mayfly.KindOf(err) != mayfly.Conflict {
+		t.Errorf("backup: error = %v, want a conflict", err)
+	}
+	must(t, src.Kill(t.Context())) // it is in the log only
+	o = options(t, nil)
+	o.Source = Source{Directory: src.Data.Host}
+	if err := Prepare(t.Context(), o); mayfly.KindOf(err) != mayfly.Conflict {
+		t.Errorf("data directory: error = %v, want a conflict", err)
+	}
+}
+
+// The source's own superuser says afterwards that nothing was written.
+func TestSourceSeesNoWrite(t *testing.T) {
+	src := source(t)
+	asPostgres(t, src, "shop", "CREATE TABLE t (a int); INSERT INTO t VALUES (1)")
+	const state = "SELECT (SELECT sum(n_tup_ins + n_tup_upd + n_tup_del) FROM pg_stat_all_tables) || ' ' || txid_snapshot_xmax(txid_current_snapshot())"
+	before := asPostgres(t, src, "shop", state)
+	server := Server{Host: filepath.Dir(src.Path()), Port: "5432", User: "postgres", Database: "shop"}
+	o := options(t, nil)
+	o.Source = Source{Server: &server}
+	prepare(t, o)
+	if after := asPostgres(t, src, "shop", state); after != before {
+		t.Errorf("state = %s, want %s", after, before)
+	}
+}
+
+func TestFullDiskIsSaidAndLeavesNothing(t *testing.T) {
+	o := options(t, nil)
+	dir := t.TempDir()
+	must(t, unix.Mount("tmpfs", dir, "tmpfs", 0, "size=96m"))
+	t.Cleanup(func() {
+		if err := unix.Unmount(dir, 0); err != nil {
+			t.Errorf("unmount: %v", err)
+		}
+	})
+	o.Dir = filepath.Join(dir, "pgdata")
+	o.SQL = []string{file(t, "large.sql", "CREATE TABLE t AS SELECT n, repeat('x', 1000) FROM generate_series(1, 200000) n;")}
+	if err := Prepare(t.Context(), o); mayfly.KindOf(err) != mayfly.Exhausted {
+		t.Errorf("error = %v, want one about the disk", err)
+	}
+	if left, _ := os.ReadDir(dir); len(left) > 0 {
+		t.Errorf("left = %v", left)
+	}
+}
+
+// SQL of a template is executed by a superuser: it reaches nothing of this
+// machine.
+func TestPreparationIsContained(t *testing.T) {
+	o := options(t, nil)
+	mark := filepath.Join(t.TempDir(), "mark")
+	must(t, os.WriteFile(mark, []byte("x"), 0o644))
+	o.SQL = []string{file(t, "reach.sql", fmt.Sprintf(`
+		CREATE TABLE seen (what text, line text);
+		CREATE TABLE t (line text);
+		\! touch /usr/mayfly-was-here /etc/mayfly-was-here 2>/dev/null
+		COPY t FROM PROGRAM 'id -u; ls %[1]s /root /home /work /proc/1 /var/lib 2>/dev/null; cat /etc/shadow 2>/dev/null; ls /sys/class/net 2>/dev/null; true';
+		INSERT INTO seen SELECT 'out', line FROM t;`, mark))}
+	r := start(t, instance(t, prepare(t, o)))
+	if got := query(t, r, "SELECT string_agg(line, ' ') FROM seen"); got != itoa(testUID) {
+		t.Errorf("seen = %q, want the user id alone", got)
+	}
+	for _, name := range []string{"/usr/mayfly-was-here", "/etc/mayfly-was-here"} {
+		if exists(name) {
+			t.Errorf("%s is there", name)
+			os.Remove(name)
+		}
+	}
+}
+
+// tablesVariable says how many tables TestManyTables makes.
+const tablesVariable = "MAYFLY_POSTGRES_TABLES"
+
+func TestManyTables(t *testing.T) {
+	tables := 500
+	if s := os.Getenv(tablesVariable); s != "" {
+		var err error
+		tables, err = strconv.Atoi(s)
+		must(t, err)
+	}
+	var sql strings.Builder
+	for n := range tables {
+		fmt.Fprintf(&sql, "CREATE TABLE t%d (id serial PRIMARY KEY, text text);\n", n)
+	}
+	o := options(t, nil)
+	o.SQL = []string{file(t, "many.sql", sql.String())}
+	r := start(t, instance(t, prepare(t, o)))
+	if got := query(t, r, "SELECT count(*) FROM pg_class WHERE relkind = 'r' AND pg_get_userbyid(relowner) = 'app'"); got != itoa(tables) {
+		t.Errorf("tables = %s, want %d", got, tables)
+	}
+}
