@@ -27,6 +27,7 @@ type call struct {
 	body     []byte // of the request
 	side     bool   // no step of its own
 	key      chan string
+	unwell   bool // the answer says that something went wrong
 	x        mayfly.Exchange
 	attempt  *attempt
 	tape     *tape
@@ -323,7 +324,9 @@ func (c *call) deliver(a answer, begun <-chan error) {
 	c.body = nil
 	c.x.Status, c.x.Error = a.status, a.reason
 	err := c.pass(a)
-	c.stop(nil)
+	if err != nil {
+		c.stop(err)
+	}
 	c.abandon(a)
 	c.reason(err, a)
 	if saved := c.finish(a); saved != nil {
@@ -372,7 +375,10 @@ func (c *call) pass(a answer) error {
 			return errAgent{err}
 		}
 	}
-	for {
+	for passed := int64(0); ; {
+		if passed == a.length && a.length > 0 {
+			return nil // the agent may close the connection before the upstream's end is seen
+		}
 		p, err := c.tape.take()
 		if err == io.EOF {
 			return nil
@@ -384,6 +390,7 @@ func (c *call) pass(a answer) error {
 		if _, err := c.w.Write(p); err != nil {
 			return errAgent{err}
 		}
+		passed += int64(len(p))
 		if err := c.out.Flush(); err != nil {
 			return errAgent{err}
 		}
@@ -415,11 +422,8 @@ func (c *call) finish(a answer) error {
 	if len(chunks) > 0 {
 		c.x.FirstByte = c.x.Start.Add(chunks[0].After)
 	}
-	failed := c.x.Error != "" || c.x.Status >= 400
-	if !failed && c.x.API != modelapi.Other {
-		failed = !c.understand(a.header, body)
-	}
-	c.attempt.end(failed)
+	c.understand(a.header, body)
+	c.attempt.end(c.x.Error != "" || c.x.Status >= 400 || c.unwell)
 	var err error
 	if c.x.Answer, err = c.d.g.recorder.WriteContent(ctx, c.adm.Run, mayfly.Content{Header: a.header, Body: body, Chunks: chunks}); err != nil {
 		return fmt.Errorf("record answer: %w", err)
@@ -430,20 +434,24 @@ func (c *call) finish(a answer) error {
 	return nil
 }
 
-// understand takes the usage out of an answer, and reports whether it says
-// that all went well. What cannot be read says nothing.
-func (c *call) understand(header http.Header, body []byte) (well bool) {
-	well = true
-	err := guarded(func() error {
-		parsed, err := modelapi.ParseAnswer(c.x.API, header, body)
-		if err == nil {
-			c.x.Usage = parsed.Usage
-			well = parsed.Error == ""
-		}
+// understand takes the usage out of an answer, and whether it is one that the
+// agent can go on with. What cannot be read says nothing.
+func (c *call) understand(header http.Header, body []byte) {
+	if c.x.API == modelapi.Other || c.x.Status >= 400 {
+		return
+	}
+	var parsed modelapi.Answer
+	err := guarded(func() (err error) {
+		parsed, err = modelapi.ParseAnswer(c.x.API, header, body)
 		return err
 	})
 	if err != nil {
 		c.d.g.log.Debug("an answer cannot be read", "exchange", c.x.ID, "err", err)
+		return
 	}
-	return well
+	c.x.Usage = parsed.Usage
+	c.unwell = parsed.Error != ""
+	if parsed.Complete && strings.HasPrefix(c.x.Error, cutByAgent) {
+		c.x.Error = "" // it had all that it needs, and did not wait for the framing
+	}
 }

@@ -179,6 +179,27 @@ func TestAgentLeavesEarly(t *testing.T) {
 	}
 }
 
+func TestAgentThatHasSeenTheEndCutsNothing(t *testing.T) {
+	left := make(chan struct{})
+	up := raw(t, func(c net.Conn, r *http.Request, in *bufio.Reader) {
+		const end = "event: message_start\ndata: {\"type\":\"message_start\",\"message\":{\"id\":\"m\",\"usage\":{\"input_tokens\":5}}}\n\n" +
+			"event: message_stop\ndata: {\"type\":\"message_stop\"}\n\n"
+		fmt.Fprintf(c, "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n", len(end), end)
+		in.WriteTo(io.Discard) // the end of the framing does not come
+		close(left)
+	})
+	w := newWorld(t, up, nil)
+	in := w.rawPost("/anthropic/v1/messages", question)
+	if got, err := in.next(); err != nil || !strings.Contains(got, "message_stop") {
+		t.Fatalf("chunk = %q %v", got, err)
+	}
+	in.c.Close()
+	<-left
+	if x := w.exchanges(1)[0]; x.Error != "" || x.Status != 200 || x.Usage.Input != 5 {
+		t.Errorf("exchange = %+v", x)
+	}
+}
+
 func TestStalledAgentIsCut(t *testing.T) {
 	up := raw(t, func(c net.Conn, r *http.Request, _ *bufio.Reader) {
 		io.WriteString(c, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
@@ -262,13 +283,14 @@ func TestEncodedAnswersPassUntouched(t *testing.T) {
 }
 
 func TestHTTP2Upstream(t *testing.T) {
+	taken := make(chan struct{})
 	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		b, _ := io.ReadAll(r.Body)
 		w.Header().Set("X-Proto", r.Proto)
 		for _, part := range []string{"one ", "two ", string(b[:1])} {
 			io.WriteString(w, part)
 			w.(http.Flusher).Flush()
-			time.Sleep(5 * time.Millisecond)
+			<-taken // each passes before there is a next
 		}
 	}))
 	s.EnableHTTP2 = true
@@ -283,7 +305,10 @@ func TestHTTP2Upstream(t *testing.T) {
 	}
 	for _, want := range []string{"one ", "two ", "{", ""} {
 		if got, err := in.next(); got != want || err != nil {
-			t.Errorf("chunk = %q (%v), want %q", got, err, want)
+			t.Fatalf("chunk = %q (%v), want %q", got, err, want)
+		}
+		if want != "" {
+			taken <- struct{}{}
 		}
 	}
 	if x := w.exchanges(1)[0]; x.Status != 200 || x.Error != "" {
