@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strings"
 	"time"
 
 	"mayfly.dev/mayfly"
@@ -97,7 +98,7 @@ type conversation struct {
 	outputs    int
 	compacting bool // the last output is a summary that will replace the history
 	calls      map[string]*action
-	open       []*action // without a result
+	waiting    map[string]*queue // calls by tool, for results without an id
 	seen       map[string]bool
 	step       int // the last one
 }
@@ -110,6 +111,40 @@ type action struct {
 	done       bool
 	result     int // position of its node; -1 when there is none
 	remote     bool
+}
+
+// queue is the calls of one tool in a conversation.
+type queue struct {
+	results []*action // up to the first, all have a result
+	echoes  []*action // likewise, came back
+}
+
+// result is the first call that has no result; nil when there is none.
+func (q *queue) result() *action {
+	if q == nil {
+		return nil
+	}
+	for len(q.results) > 0 && q.results[0].done {
+		q.results = q.results[1:]
+	}
+	if len(q.results) == 0 {
+		return nil
+	}
+	return q.results[0]
+}
+
+// echo is the first call that neither came back nor has a result.
+func (q *queue) echo() *action {
+	if q == nil {
+		return nil
+	}
+	for len(q.echoes) > 0 && (q.echoes[0].echoed || q.echoes[0].done) {
+		q.echoes = q.echoes[1:]
+	}
+	if len(q.echoes) == 0 {
+		return nil
+	}
+	return q.echoes[0]
 }
 
 // turn is a step between its request and its answer.
@@ -278,21 +313,11 @@ func (b *builder) output(t *turn, x *mayfly.Exchange, a modelapi.Answer) {
 	if len(heads) == 0 && c.last != "" {
 		heads = []string{c.last}
 	}
-	summary := ""
-	for _, block := range a.Blocks {
-		switch block.Kind {
-		case modelapi.TextBlock:
-			n.Text = join(n.Text, block.Text)
-		case modelapi.ThinkingBlock:
-			n.Thinking = join(n.Thinking, block.Text)
-		case modelapi.SummaryBlock:
-			if !t.request.Compaction {
-				summary = b.compact(c, x, block.Text, heads)
-				heads = []string{summary}
-			} else {
-				n.Text = join(n.Text, block.Text)
-			}
-		}
+	n.Text, n.Thinking = joined(a.Blocks, modelapi.TextBlock), joined(a.Blocks, modelapi.ThinkingBlock)
+	if summary := joined(a.Blocks, modelapi.SummaryBlock); t.request.Compaction {
+		n.Text = join(n.Text, summary)
+	} else if has(a.Blocks, modelapi.SummaryBlock) {
+		heads = []string{b.compact(c, x, summary, heads)}
 	}
 	if n.Failed && n.Text == "" {
 		n.Text = a.Error
@@ -355,9 +380,15 @@ func (b *builder) call(c *conversation, x *mayfly.Exchange, step int, block mode
 		c.calls[block.ID] = a
 		b.calls[block.ID] = append(b.calls[block.ID], a)
 	}
-	c.open = append(c.open, a)
+	q := c.waiting[block.Name]
+	if q == nil {
+		q = &queue{}
+		c.waiting[block.Name] = q
+	}
+	q.results, q.echoes = append(q.results, a), append(q.echoes, a)
 	if spawning[block.Name] {
 		b.spawns = append(b.spawns, a)
+		b.spawns = b.spawns[max(0, len(b.spawns)-mostSpawns):]
 	}
 	return a
 }
@@ -366,10 +397,7 @@ func (b *builder) call(c *conversation, x *mayfly.Exchange, step int, block mode
 func (b *builder) result(c *conversation, x *mayfly.Exchange, block modelapi.Block, filtered bool) {
 	a := c.calls[block.ID]
 	if block.ID == "" {
-		i := slices.IndexFunc(c.open, func(a *action) bool { return block.Name == "" || b.g.Nodes[a.node].Tool == block.Name })
-		if i >= 0 {
-			a = c.open[i]
-		}
+		a = c.waiting[block.Name].result()
 	}
 	if a != nil && a.done || a == nil && filtered && c.seen["result "+block.ID] {
 		return // told again
@@ -387,7 +415,6 @@ func (b *builder) result(c *conversation, x *mayfly.Exchange, block modelapi.Blo
 	}
 	n.Step, n.Tool, n.Call = a.step, b.g.Nodes[a.node].Tool, b.g.Nodes[a.node].Call
 	a.done, a.result = true, len(b.g.Nodes)
-	c.open = slices.DeleteFunc(c.open, func(o *action) bool { return o == a })
 	id := b.node(n)
 	b.edge(b.g.Nodes[a.node].ID, id, "returns")
 	c.heads = append(c.heads, id)
@@ -412,11 +439,7 @@ func (b *builder) side(x *mayfly.Exchange) error {
 	usage := x.Usage
 	if ok {
 		a, err := modelapi.ParseAnswer(x.API, header, body)
-		for _, block := range a.Blocks {
-			if block.Kind == modelapi.TextBlock {
-				n.Text = join(n.Text, block.Text)
-			}
-		}
+		n.Text = joined(a.Blocks, modelapi.TextBlock)
 		if n.Failed = err != nil || a.Error != ""; n.Failed && n.Text == "" {
 			n.Text = a.Error
 		}
@@ -427,6 +450,21 @@ func (b *builder) side(x *mayfly.Exchange) error {
 	b.add(usage)
 	b.node(n)
 	return nil
+}
+
+// joined is the text of the blocks of a kind.
+func joined(blocks []modelapi.Block, kind modelapi.BlockKind) string {
+	var list []string
+	for _, b := range blocks {
+		if b.Kind == kind && b.Text != "" {
+			list = append(list, b.Text)
+		}
+	}
+	return strings.Join(list, "\n\n")
+}
+
+func has(blocks []modelapi.Block, kind modelapi.BlockKind) bool {
+	return slices.ContainsFunc(blocks, func(b modelapi.Block) bool { return b.Kind == kind })
 }
 
 func join(a, b string) string {

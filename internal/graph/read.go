@@ -18,6 +18,9 @@ var spawning = map[string]bool{
 	"collaboration.spawn_agent": true,
 }
 
+// mostSpawns is how many calls may wait for the agent that they started.
+const mostSpawns = 256
+
 // recent is how many conversations under one name are looked through.
 const recent = 32
 
@@ -42,7 +45,9 @@ func (b *builder) lane(id, name string) *lane {
 }
 
 func (b *builder) begins(w *wire, l *lane) *conversation {
-	c := &conversation{lane: l, reader: new(modelapi.Conversation), calls: map[string]*action{}, seen: map[string]bool{}}
+	c := &conversation{lane: l, reader: new(modelapi.Conversation),
+		calls: map[string]*action{}, waiting: map[string]*queue{}, seen: map[string]bool{},
+	}
 	w.conversations = append(w.conversations, c)
 	if n := len(w.conversations); n > recent {
 		w.conversations = w.conversations[n-recent:]
@@ -71,11 +76,13 @@ func (b *builder) read(t *turn, x *mayfly.Exchange, header http.Header, body []b
 		return nil, 0
 	}
 	t.request = r
-	switch known := b.answers[r.Previous]; {
+	known := b.answers[r.Previous] // the upstream remembers the turns before
+	if known == nil {
+		known = b.continues(w, r)
+	}
+	switch {
 	case known != nil:
-		c = known // the upstream remembers the turns before
-	case b.continues(w, r) != nil:
-		c = b.continues(w, r)
+		c = known
 	case c != nil && n > 2 && n >= c.reader.Turns()/2:
 		// History was edited.
 	default:
@@ -280,7 +287,7 @@ type prompt struct {
 	step      int
 	filtered  bool // the request repeats things that were seen
 	compacted bool // it begins with a summary
-	text      string
+	text      []string
 }
 
 func (p *prompt) block(role string, block modelapi.Block) {
@@ -304,7 +311,7 @@ func (p *prompt) block(role string, block modelapi.Block) {
 			return
 		}
 		p.c.seen[s] = true
-		p.text = join(p.text, s)
+		p.text = append(p.text, s)
 	}
 }
 
@@ -315,14 +322,12 @@ func (p *prompt) echo(block modelapi.Block) {
 		a.echoed = true
 		return
 	}
-	for _, a := range p.c.open {
-		if !a.echoed && p.b.g.Nodes[a.node].Tool == block.Name {
-			a.echoed = true
-			if block.ID != "" {
-				p.c.calls[block.ID] = a
-			}
-			return
+	if a := p.c.waiting[block.Name].echo(); a != nil {
+		a.echoed = true
+		if block.ID != "" {
+			p.c.calls[block.ID] = a
 		}
+		return
 	}
 	if !p.filtered && block.ID != "" {
 		// Put into the history by the agent's program.
@@ -336,14 +341,7 @@ func (p *prompt) history(turn modelapi.Turn) {
 	p.flush()
 	p.step = p.x.Step
 	n := mayfly.Node{Kind: mayfly.OutputNode, Agent: p.c.lane.id, Exchange: p.x.ID, Time: p.x.Start}
-	for _, block := range turn.Blocks {
-		switch block.Kind {
-		case modelapi.TextBlock:
-			n.Text = join(n.Text, block.Text)
-		case modelapi.ThinkingBlock:
-			n.Thinking = join(n.Thinking, block.Text)
-		}
-	}
+	n.Text, n.Thinking = joined(turn.Blocks, modelapi.TextBlock), joined(turn.Blocks, modelapi.ThinkingBlock)
 	// The wire may divide an answer into several turns.
 	if last := len(p.b.g.Nodes) - 1; p.c.last != "" && len(p.c.heads) == 1 && p.c.heads[0] == p.c.last && n.Text == "" && n.Thinking == "" && last >= 0 {
 		p.calls(p.c.last, turn)
@@ -380,11 +378,11 @@ func (p *prompt) flush() {
 	if len(c.heads) > 1 && c.heads[0] == c.last {
 		c.heads = c.heads[1:]
 	}
-	if p.text == "" {
+	if len(p.text) == 0 {
 		return
 	}
 	n := mayfly.Node{
-		Kind: mayfly.PromptNode, Step: p.step, Agent: c.lane.id, Exchange: p.x.ID, Text: p.text, Time: p.x.Start,
+		Kind: mayfly.PromptNode, Step: p.step, Agent: c.lane.id, Exchange: p.x.ID, Text: strings.Join(p.text, "\n\n"), Time: p.x.Start,
 	}
 	if p.compacted {
 		n.Kind = mayfly.CompactNode
@@ -399,7 +397,7 @@ func (p *prompt) flush() {
 	default:
 		p.b.edge(c.last, id, "next")
 	}
-	p.text, p.compacted = "", false
+	p.text, p.compacted = nil, false
 	if len(c.heads) == 1 && c.heads[0] == c.last {
 		c.heads = nil
 	}

@@ -11,7 +11,7 @@ import (
 	"mayfly.dev/mayfly/internal/modelapi"
 )
 
-func has(t *testing.T, g mayfly.Graph, want ...string) {
+func mentions(t *testing.T, g mayfly.Graph, want ...string) {
 	t.Helper()
 	list := lines(g)
 	for _, w := range want {
@@ -62,7 +62,7 @@ func TestSubagentsAreToldApartWithoutAName(t *testing.T) {
 		if len(g.Agents) != 3 || g.Agents[1].Name != "Right" || g.Agents[2].Name != "Left" {
 			t.Errorf("%s: agents: got = %+v", api, g.Agents)
 		}
-		has(t, g, `action 1 "" "" "" "Agent" "call_1" "{\"prompt\":\"Look left.\",\"subagent_type\":\"Left\"}" -spawns-> prompt 3 "agent-2" "Look left."`,
+		mentions(t, g, `action 1 "" "" "" "Agent" "call_1" "{\"prompt\":\"Look left.\",\"subagent_type\":\"Left\"}" -spawns-> prompt 3 "agent-2" "Look left."`,
 			`result 2 "agent-1" "r"`, `result 3 "agent-2" "l"`, `result 1 "" "It is right." "" "Agent" "call_2"`)
 	}
 }
@@ -91,7 +91,7 @@ func TestCallsWithoutIDsAreJoinedInOrder(t *testing.T) {
 		s.exchange(api, "", 2, requestBody(api, history), answerBody(api, api == modelapi.Stream, []modelapi.Block{say("ok")}))
 		g := s.build(t)
 		orphans(t, g, 0)
-		has(t, g, `"Bash" "" "{\"command\":\"1\"}" -returns-> result 1 "" "one"`, `"Bash" "" "{\"command\":\"2\"}" -returns-> result 1 "" "two"`,
+		mentions(t, g, `"Bash" "" "{\"command\":\"1\"}" -returns-> result 1 "" "one"`, `"Bash" "" "{\"command\":\"2\"}" -returns-> result 1 "" "two"`,
 			`"Read" "" "{\"path\":\"3\"}" -returns-> result 1 "" "three"`)
 	}
 }
@@ -104,7 +104,7 @@ func TestTheOldFunctionCallIsJoined(t *testing.T) {
 		`{"choices":[{"message":{"content":"Done."}}]}`)
 	g := s.build(t)
 	orphans(t, g, 0)
-	has(t, g, `action 1 "" "" "" "f" "" "{}" -returns-> result 1 "" "ok"`)
+	mentions(t, g, `action 1 "" "" "" "f" "" "{}" -returns-> result 1 "" "ok"`)
 }
 
 func TestPreviousResponseIDContinues(t *testing.T) {
@@ -114,7 +114,7 @@ func TestPreviousResponseIDContinues(t *testing.T) {
 		`{"id":"r2","status":"completed","output":[{"type":"message","role":"assistant","content":[{"type":"output_text","text":"Done."}]}]}`)
 	g := s.build(t)
 	orphans(t, g, 0)
-	has(t, g, `prompt 1 "" "go"`, `"exec" "c" "x()" -returns-> result 1 "" "ok"`, `result 1 "" "ok" "" "exec" "c" "" -next-> output 2 "" "Done."`)
+	mentions(t, g, `prompt 1 "" "go"`, `"exec" "c" "x()" -returns-> result 1 "" "ok"`, `result 1 "" "ok" "" "exec" "c" "" -next-> output 2 "" "Done."`)
 }
 
 // A resumed conversation brings turns from before the run.
@@ -125,7 +125,7 @@ func TestHistoryFromBeforeTheRunHasNoStep(t *testing.T) {
 		s.exchange(api, "", 1, requestBody(api, history), answerBody(api, api == modelapi.Stream, []modelapi.Block{say("ok")}))
 		g := s.build(t)
 		orphans(t, g, 0)
-		has(t, g, `prompt 0 "" "old"`, `action 0 "" "" "" "Bash" "o"`, `result 0 "" "seen"`, `prompt 1 "" "new"`, `prompt 1 "" "new" "" "" "" "" -next-> output 1 "" "ok"`)
+		mentions(t, g, `prompt 0 "" "old"`, `action 0 "" "" "" "Bash" "o"`, `result 0 "" "seen"`, `prompt 1 "" "new"`, `prompt 1 "" "new" "" "" "" "" -next-> output 1 "" "ok"`)
 	}
 }
 
@@ -137,7 +137,7 @@ func TestCompactionByTheUpstream(t *testing.T) {
 	s.exchange(modelapi.Messages, "", 2, head+`,{"role":"assistant","content":[{"type":"compaction","content":"In short."},{"type":"text","text":"On."}]},{"role":"user","content":"more"}]}`,
 		`{"content":[{"type":"text","text":"ok"}],"stop_reason":"end_turn"}`)
 	g := s.build(t)
-	has(t, g, `compact 1 "" "In short."`, `compact 1 "" "In short." "" "" "" "" -next-> output 1 "" "On."`)
+	mentions(t, g, `compact 1 "" "In short."`, `compact 1 "" "In short." "" "" "" "" -next-> output 1 "" "On."`)
 	if n := len(g.Nodes); n != 5 {
 		t.Errorf("nodes: got = %d, want 5\n%s", n, strings.Join(lines(g), "\n"))
 	}
@@ -150,7 +150,7 @@ func TestHistoryThatBeginsWithASummary(t *testing.T) {
 	s.exchange(modelapi.Responses, "", 2, `{"input":[{"role":"user","content":"go"},{"type":"compaction","encrypted_content":"zz"},{"role":"user","content":"more"}]}`,
 		responsesAnswer(false, []modelapi.Block{say("Two.")}))
 	g := s.build(t)
-	has(t, g, `compact 2 "" "" "" "" "" "" -summarises-> output 1 "" "One."`, `prompt 2 "" "more"`)
+	mentions(t, g, `compact 2 "" "" "" "" "" "" -summarises-> output 1 "" "One."`, `prompt 2 "" "more"`)
 }
 
 func TestGapsInTheRecordingLeaveTheRest(t *testing.T) {
@@ -163,7 +163,7 @@ func TestGapsInTheRecordingLeaveTheRest(t *testing.T) {
 	if len(g.Steps) != 2 {
 		t.Errorf("steps: got = %+v", g.Steps)
 	}
-	has(t, g, `output 1 "" "one"`, `output 2 "" "an answer that cannot be read, status 200"`)
+	mentions(t, g, `output 1 "" "one"`, `output 2 "" "an answer that cannot be read, status 200"`)
 }
 
 func TestStepsKnowWhatIsAroundThem(t *testing.T) {
@@ -214,7 +214,7 @@ func TestReportsAreMerged(t *testing.T) {
 	}
 	g := s.build(t)
 	orphans(t, g, 0)
-	has(t, g, `action 1 "" "" "" "exec" "c" "{}" -calls-> action 1 "" "" "" "shell" "inner" "{\"command\":[\"ls\"]}"`,
+	mentions(t, g, `action 1 "" "" "" "exec" "c" "{}" -calls-> action 1 "" "" "" "shell" "inner" "{\"command\":[\"ls\"]}"`,
 		`"inner" "{\"command\":[\"ls\"]}" -returns-> result 1 "" "a.txt"`)
 	for _, n := range g.Nodes {
 		want := []string{"wire"}

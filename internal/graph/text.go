@@ -63,7 +63,7 @@ func sequence(s string, first rune, n int) int {
 		}
 		return n
 	case ']', 'P', 'X', '^', '_':
-		for i := n; i < len(s) && i < n+4096; i++ {
+		for i := n; i < len(s) && i < n+1024; i++ {
 			switch {
 			case s[i] == 7:
 				return i + 1
@@ -85,8 +85,10 @@ func sequence(s string, first rune, n int) int {
 	return n
 }
 
-// line is a text in one line.
-func line(s string) string { return strings.Join(strings.Fields(clean(s)), " ") }
+// line is a text in one line, of which nobody shows more than the beginning.
+func line(s string) string {
+	return strings.Join(strings.Fields(clean(s[:min(len(s), 4096)])), " ")
+}
 
 // width is how many columns a text without line ends takes.
 func width(s string) int {

@@ -396,8 +396,8 @@ func (b *builder) chatCall(index int64, c value) {
 	if next.ID != "" {
 		p.block.ID = next.ID
 	}
-	if p.block.Name != next.Name {
-		p.block.Name += next.Name
+	if p.block.Name == "" {
+		p.block.Name = next.Name
 	}
 	p.text.WriteString(next.Input)
 }

@@ -5,6 +5,7 @@ import (
 	"hash/maphash"
 	"net/http"
 	"sort"
+	"strings"
 
 	"mayfly.dev/mayfly"
 )
@@ -19,8 +20,8 @@ type Conversation struct {
 	start   int      // of the first turn in body
 	ends    []int    // of each turn in body
 	hashes  []uint64 // of each turn, for what is the same though written anew
-	leading int      // turns at the beginning that are instructions
-	system  string   // those
+	leading []string // turns at the beginning that are instructions
+	system  string   // those, joined
 	extra   []addition
 	tools   []Tool
 	digests digests
@@ -279,6 +280,13 @@ func (c *Conversation) turns(p *parser, last *Conversation) (turns []Turn, share
 			return nil, 0, err
 		}
 	}
+	if c.system == "" {
+		c.system = joinTexts(func(yield func(string)) {
+			for _, s := range c.leading {
+				yield(s)
+			}
+		})
+	}
 	return turns, shared, nil
 }
 
@@ -296,7 +304,8 @@ func (c *Conversation) take(last *Conversation, n int) {
 		}
 	}
 	c.hashes = last.hashes[:n:n]
-	if c.leading = min(last.leading, n); c.leading == last.leading {
+	k := min(len(last.leading), n)
+	if c.leading = last.leading[:k:k]; k == len(last.leading) {
 		c.system = last.system
 	}
 	for _, e := range last.extra {
@@ -313,9 +322,8 @@ func (c *Conversation) turn(v value) Turn {
 		c.extra = append(c.extra, addition{i, set})
 	}
 	t := turnOf(c.api, v)
-	if c.leading == i && (t.Role == "system" || t.Role == "") {
-		c.leading++
-		c.system = joinText(c.system, t.text())
+	if len(c.leading) == i && (t.Role == "system" || t.Role == "") {
+		c.leading, c.system = append(c.leading, t.text()), ""
 	}
 	return t
 }
@@ -344,13 +352,24 @@ func (c *Conversation) plain(name string) []Turn {
 
 // text is what the turn says, without thoughts, calls and results.
 func (t Turn) text() string {
-	s := ""
-	for _, b := range t.Blocks {
-		if b.Kind == TextBlock {
-			s = joinText(s, b.Text)
+	return joinTexts(func(yield func(string)) {
+		for _, b := range t.Blocks {
+			if b.Kind == TextBlock {
+				yield(b.Text)
+			}
 		}
-	}
-	return s
+	})
+}
+
+// joinTexts joins those that are not empty.
+func joinTexts(each func(yield func(string))) string {
+	var list []string
+	each(func(s string) {
+		if s != "" {
+			list = append(list, s)
+		}
+	})
+	return strings.Join(list, "\n\n")
 }
 
 func joinText(a, b string) string {

@@ -13,12 +13,12 @@ func eachEvent(body []byte, yield func(name string, data []byte)) {
 	body = bytes.TrimPrefix(body, []byte("\xEF\xBB\xBF"))
 	var name string
 	var data []byte
-	first := true
+	first, owned := true, false // owned: data is a copy
 	dispatch := func() {
 		if !first {
 			yield(name, data)
 		}
-		name, data, first = "", nil, true
+		name, data, first, owned = "", nil, true, false
 	}
 	for len(body) > 0 {
 		var line []byte
@@ -33,10 +33,15 @@ func eachEvent(body []byte, yield func(name string, data []byte)) {
 		case "event":
 			name = string(v)
 		case "data":
-			if !first {
-				v = append(append(data, '\n'), v...)
+			switch {
+			case first:
+				data, first = v, false
+			case !owned:
+				data, owned = append([]byte(nil), data...), true
+				fallthrough
+			default:
+				data = append(append(data, '\n'), v...)
 			}
-			data, first = v[:len(v):len(v)], false
 		}
 	}
 	dispatch()

@@ -106,19 +106,25 @@ func (n *normaliser) drops(path []string, v value) bool {
 	return false
 }
 
+// shortest is the length of the shortest text that a rule changes a part of.
+const shortest = 6
+
 func (n *normaliser) text(path []string, s string) string {
+	if s == "" {
+		return s
+	}
 	for i := range n.rules.Normal {
 		r := &n.rules.Normal[i]
 		if !r.speaks(n.api) {
 			continue
 		}
-		if r.Rename && r.at(path) && s != "" {
+		if r.Rename && r.at(path) {
 			if n.renamed[s] == "" {
 				n.renamed[s] = "id-" + strconv.Itoa(len(n.renamed)+1)
 			}
 			return n.renamed[s]
 		}
-		if r.expression != nil && r.needed(s) && r.at(path) {
+		if r.expression != nil && len(s) >= shortest && r.needed(s) && r.at(path) {
 			s = r.replace(s)
 		}
 	}

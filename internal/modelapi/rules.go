@@ -86,6 +86,9 @@ func split(pointers []string) [][]string {
 func matches(pattern, path []string) bool {
 	for len(pattern) > 0 {
 		if pattern[0] == "**" {
+			if len(pattern) == 1 {
+				return true
+			}
 			for i := range len(path) + 1 {
 				if matches(pattern[1:], path[i:]) {
 					return true
