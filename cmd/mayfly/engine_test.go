@@ -31,6 +31,7 @@ func TestEngineScripts(t *testing.T) {
 			if err := setUpScript(e); err != nil {
 				return err
 			}
+			e.Setenv("BIN", bin)
 			e.Setenv("PATH", bin+string(os.PathListSeparator)+e.Getenv("PATH"))
 			// Other users must be able to come as far as the socket.
 			for _, dir := range []string{filepath.Dir(e.WorkDir), e.WorkDir} {
@@ -52,6 +53,8 @@ func TestEngineScripts(t *testing.T) {
 			"repository": makeRepository,
 			"killserver": killServer,
 			"image":      makeImage,
+			"model":      startModel,
+			"asked":      checkAsked,
 		},
 		RequireExplicitExec: true,
 	})
@@ -60,7 +63,8 @@ func TestEngineScripts(t *testing.T) {
 func buildPrograms(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
-	build := exec.Command("go", "build", "-o", dir+"/", "mayfly.dev/mayfly/cmd/mayfly", "mayfly.dev/mayfly/cmd/mayfly-guest")
+	build := exec.Command("go", "build", "-o", dir+"/", "mayfly.dev/mayfly/cmd/mayfly", "mayfly.dev/mayfly/cmd/mayfly-guest",
+		"mayfly.dev/mayfly/internal/scriptedmodel/agent")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("build: %v\n%s", err, out)

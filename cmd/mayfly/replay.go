@@ -168,7 +168,9 @@ func (a *app) compareEnds(ctx context.Context, recorded, replay mayfly.Run, from
 	if err != nil {
 		return nil, err
 	}
-	was.Graph = after(was.Graph, from)
+	if from > 0 {
+		was.Graph, is.Graph = after(was.Graph, from), after(is.Graph, 0)
+	}
 	if was.Tree == "" || is.Tree == "" {
 		was.Tree, is.Tree = "", ""
 		remark("one of the runs has no final snapshot: the trees are not compared")
@@ -207,12 +209,9 @@ func (a *app) compareFiles(ctx context.Context, was, is *agreement.Outcome) erro
 	return err
 }
 
-// after leaves out of a graph what came up to a step, and numbers the others
-// from 1.
+// after leaves out of a graph what came up to a step, and what the agent only
+// remembers, and numbers the others from 1.
 func after(g mayfly.Graph, step int) mayfly.Graph {
-	if step == 0 {
-		return g
-	}
 	g.Steps = slices.DeleteFunc(slices.Clone(g.Steps), func(s mayfly.Step) bool { return s.Number <= step })
 	g.Nodes = slices.DeleteFunc(slices.Clone(g.Nodes), func(n mayfly.Node) bool { return n.Step <= step })
 	for i := range g.Steps {

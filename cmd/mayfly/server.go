@@ -14,10 +14,13 @@ import (
 	"sync"
 
 	"mayfly.dev/mayfly"
+	"mayfly.dev/mayfly/internal/agentconfig"
 	"mayfly.dev/mayfly/internal/cgroup"
 	"mayfly.dev/mayfly/internal/control"
 	"mayfly.dev/mayfly/internal/driver/local"
+	"mayfly.dev/mayfly/internal/gateway"
 	"mayfly.dev/mayfly/internal/ledger"
+	"mayfly.dev/mayfly/internal/recording"
 	"mayfly.dev/mayfly/internal/sandbox"
 	"mayfly.dev/mayfly/internal/store"
 	"mayfly.dev/mayfly/internal/volume"
@@ -26,6 +29,7 @@ import (
 // localServer is everything that a server on this machine consists of.
 type localServer struct {
 	*control.Engine
+	door    func() error   // lets what passes the gateway end
 	closers []func() error // in the order of opening
 }
 
@@ -57,6 +61,19 @@ func newServer(ctx context.Context, stateDir string, log *slog.Logger) (_ server
 		return nil, err
 	}
 	s.closers = append(s.closers, groups.Close)
+	kept, err := openRecordings(stateDir)
+	if err != nil {
+		return nil, err
+	}
+	s.closers = append(s.closers, kept.Close)
+	providers, err := gateway.OpenProviders(filepath.Join(stateDir, providersFile), log)
+	if err != nil {
+		return nil, err
+	}
+	key, err := tokenKey(stateDir)
+	if err != nil {
+		return nil, err
+	}
 	pool, err := volume.Open(ctx, volume.Options{Dir: filepath.Join(stateDir, "pool"), Kind: volume.Kind(os.Getenv("MAYFLY_VOLUME"))})
 	if err != nil {
 		return nil, err
@@ -65,20 +82,33 @@ func newServer(ctx context.Context, stateDir string, log *slog.Logger) (_ server
 		Dir:      filepath.Join(stateDir, "templates"),
 		Pool:     pool,
 		Runtimes: runtimes(groups),
+		Files:    agentconfig.Files(agentconfig.Options{Port: gateway.Port, Hooks: true}),
 		Log:      log,
 	})
 	s.closers = append(s.closers, drv.Close)
 	if err := drv.Recover(ctx); err != nil {
 		return nil, err
 	}
+	known := &runs{ready: make(chan struct{})}
+	played := recording.NewPlayer(kept, func(ctx context.Context, run string) ([]mayfly.Exchange, error) {
+		return known.Exchanges(ctx, run)
+	})
+	door := gateway.New(gateway.Options{Runs: known, Recorder: kept, Player: player{played}, Providers: providers, Log: log})
 	s.Engine, err = control.New(ctx, control.Options{
 		Store: state, Ledger: journal, Driver: drv, Log: log,
+		Doors: door, Port: gateway.Port, TokenKey: key, Variables: agentconfig.Variables,
+		Recorder: keeper{kept, played}, Draw: draw,
 		Info: mayfly.Info{
 			Version: version, Installation: installation, State: stateDir,
 			PID: os.Getpid(), Volume: string(pool.Kind()),
 		},
 	})
-	return s, err
+	if err != nil {
+		return nil, err
+	}
+	known.set(s.Engine)
+	s.door = shutdown(door)
+	return s, nil
 }
 
 // runtimes lists the isolations, each made when first asked for.
@@ -94,7 +124,9 @@ func runtimes(groups *cgroup.Tree) map[mayfly.Isolation]func() (sandbox.Runtime,
 }
 
 // Close stops the engine and closes the parts. Environments live on.
-func (s *localServer) Close() error { return errors.Join(s.Engine.Close(), s.closeParts()) }
+func (s *localServer) Close() error {
+	return errors.Join(s.door(), s.Engine.Close(), s.closeParts())
+}
 
 func (s *localServer) closeParts() error {
 	var errs []error

@@ -83,6 +83,8 @@ func (r *recorder) Content(context.Context, string) (mayfly.Content, error) {
 	return mayfly.Content{Body: []byte("hello")}, nil
 }
 
+func (r *recorder) Ended(string) {}
+
 func (r *recorder) Forget(_ context.Context, run string) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()

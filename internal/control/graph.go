@@ -19,6 +19,8 @@ type Recorder interface {
 	Begin(ctx context.Context, run string, exact mayfly.ExactRecording) error
 	// Content returns the redacted content of a digest.
 	Content(ctx context.Context, digest string) (mayfly.Content, error)
+	// Ended says that nothing more is coming of a run.
+	Ended(run string)
 	// Forget makes what was taken out of a run's recording unreadable for
 	// ever.
 	Forget(ctx context.Context, run string) error
@@ -60,6 +62,17 @@ func (e *Engine) beginRecording(ctx context.Context, r *run) error {
 	defer e.mu.Unlock()
 	e.kept[r.ID] = true
 	return nil
+}
+
+// endRecording lets go of what is kept in memory for a run.
+func (e *Engine) endRecording(run string) {
+	if e.Recorder == nil {
+		return
+	}
+	e.mu.Lock()
+	delete(e.kept, run)
+	e.mu.Unlock()
+	e.Recorder.Ended(run)
 }
 
 // history returns the events about a run.

@@ -503,6 +503,7 @@ func (e *Engine) endRun(tx *store.Tx, r *run, exit driver.Exit, known bool) erro
 	if !known {
 		r.ExitCode = 128 + int(syscall.SIGKILL)
 	}
+	e.endRecording(r.ID)
 	if err := put(tx, r); err != nil {
 		return err
 	}
