@@ -256,9 +256,10 @@ func (c *call) ask(ctx context.Context) answer {
 	c.provider.identify(req.Header, key)
 	silence := time.AfterFunc(c.d.g.o.Silence, func() { c.stop(errSilent) })
 	resp, err := c.d.g.transport.RoundTrip(req)
-	var m *mask
+	secrets := c.provider.secrets(key)
+	var m masks
 	if err == nil {
-		m, err = withoutKey(resp, key)
+		m, err = withoutSecrets(resp, secrets)
 		if err == nil && resp.StatusCode < 200 {
 			err = errors.New("it switched to another protocol")
 		}
@@ -268,13 +269,13 @@ func (c *call) ask(ctx context.Context) answer {
 	}
 	if err != nil {
 		silence.Stop()
-		return c.own(c.unanswered(ctx, err, key))
+		return c.own(c.unanswered(ctx, err, secrets))
 	}
 	return c.stream(ctx, resp, m, silence)
 }
 
 // unanswered is the fault for a request that got no answer.
-func (c *call) unanswered(ctx context.Context, err error, key string) *fault {
+func (c *call) unanswered(ctx context.Context, err error, secrets []string) *fault {
 	if cause := context.Cause(ctx); errors.Is(cause, errSilent) {
 		err = errSilent
 	}
@@ -282,14 +283,12 @@ func (c *call) unanswered(ctx context.Context, err error, key string) *fault {
 	if c.r.Context().Err() != nil {
 		f.reason = cutByAgent + "it did not wait for the answer"
 	}
-	if newMask(key) != nil {
-		f.reason = strings.ReplaceAll(f.reason, key, "…")
-	}
+	f.reason = without(f.reason, secrets)
 	return f
 }
 
 // stream starts to feed the tape with an upstream's answer.
-func (c *call) stream(ctx context.Context, resp *http.Response, m *mask, silence *time.Timer) answer {
+func (c *call) stream(ctx context.Context, resp *http.Response, m masks, silence *time.Timer) answer {
 	fed := make(chan struct{})
 	body := resp.Body
 	go func() {

@@ -223,9 +223,9 @@ func TestStalledAgentIsCut(t *testing.T) {
 
 func TestSilenceLongerThanStallPasses(t *testing.T) {
 	up := raw(t, func(c net.Conn, r *http.Request, _ *bufio.Reader) {
-		chunks(c, 150*time.Millisecond, "event: ping\n\n", "event: ping\n\n", "end")
+		chunks(c, 250*time.Millisecond, "event: ping\n\n", "event: ping\n\n", "end")
 	})
-	w := newWorld(t, up, func(o *Options) { o.Stall, o.Silence = 50*time.Millisecond, time.Second })
+	w := newWorld(t, up, func(o *Options) { o.Stall, o.Silence = 150*time.Millisecond, 5*time.Second })
 	if got := read(t, w.post("/anthropic/v1/messages", question)); got != "event: ping\n\nevent: ping\n\nend" {
 		t.Errorf("answer = %q", got)
 	}

@@ -68,6 +68,27 @@ func (p Provider) key() (string, error) {
 	return "", nil
 }
 
+// secrets are the key and those headers that look like credentials, as far as
+// they are long enough to be found in a text.
+func (p Provider) secrets(key string) []string {
+	list := []string{key}
+	for name, value := range p.Header {
+		if isCredential(name) {
+			list = append(list, value, strings.TrimPrefix(value, "Bearer "))
+		}
+	}
+	list = slices.DeleteFunc(list, func(s string) bool { return len(s) < leastKey })
+	slices.SortFunc(list, func(a, b string) int { return len(b) - len(a) })
+	return list
+}
+
+func isCredential(header string) bool {
+	header = strings.ToLower(header)
+	return slices.ContainsFunc([]string{"key", "auth", "token", "secret", "cookie", "password"}, func(word string) bool {
+		return strings.Contains(header, word)
+	})
+}
+
 // checkKey reports whether a key can be sent in a header.
 func checkKey(key string) error {
 	if strings.ContainsFunc(key, func(c rune) bool { return c <= ' ' || c >= 0x7f }) {
@@ -138,6 +159,25 @@ func (p *Providers) lookup(name string) (Provider, bool) {
 	p.refresh()
 	found, ok := p.list[name]
 	return found, ok
+}
+
+// Secrets are the credentials that the providers have now, for redaction. The
+// same provider may have several.
+func (p *Providers) Secrets() map[string][]string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.refresh()
+	all := map[string][]string{}
+	for name, provider := range p.list {
+		key, err := provider.key()
+		if err != nil {
+			key = "" // requests are told
+		}
+		if list := provider.secrets(key); len(list) > 0 {
+			all[name] = list
+		}
+	}
+	return all
 }
 
 // names lists the providers below /u/, for people.

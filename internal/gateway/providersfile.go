@@ -39,7 +39,7 @@ func ParseProviders(file string, text []byte) (map[string]Provider, error) {
 	}
 	r := &providerReader{file: file}
 	top := r.fields(root, "the file", "providers")
-	items, ok := unwrap(top["providers"]).(*ast.SequenceNode)
+	items, ok := top["providers"].(*ast.SequenceNode)
 	if top["providers"] != nil && !ok {
 		r.fail(top["providers"], "write a line beginning with - for each provider", "providers is not a list")
 	}
@@ -142,7 +142,9 @@ func (r *providerReader) fail(n ast.Node, hint, format string, args ...any) {
 // fields are the values of a mapping that may have only the known keys.
 func (r *providerReader) fields(n ast.Node, what string, known ...string) map[string]ast.Node {
 	values := map[string]ast.Node{}
-	for key, v := range r.pairs(n, what) {
+	pairs := r.pairs(n, what)
+	for _, key := range slices.Sorted(maps.Keys(pairs)) {
+		v := pairs[key]
 		if !slices.Contains(known, key) {
 			r.fail(v, unknownHint(key, known), "unknown field %q", key)
 			continue
@@ -155,7 +157,7 @@ func (r *providerReader) fields(n ast.Node, what string, known ...string) map[st
 // pairs are the entries of a mapping by key.
 func (r *providerReader) pairs(n ast.Node, what string) map[string]*ast.MappingValueNode {
 	var list []*ast.MappingValueNode
-	switch m := unwrap(n).(type) {
+	switch m := n.(type) {
 	case *ast.MappingNode:
 		list = m.Values
 	case *ast.MappingValueNode:
@@ -188,16 +190,8 @@ func unknownHint(key string, known []string) string {
 	return "known fields here: " + strings.Join(known, ", ")
 }
 
-// unwrap is a node without what does not matter to its value.
-func unwrap(n ast.Node) ast.Node {
-	if n == nil {
-		return nil
-	}
-	return n
-}
-
 func (r *providerReader) text(n ast.Node, name string) string {
-	switch s := unwrap(n).(type) {
+	switch s := n.(type) {
 	case nil:
 		return ""
 	case *ast.StringNode:

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -121,6 +122,30 @@ func TestMissingKeyIsExplained(t *testing.T) {
 	read(t, w.post("/u/local/chat/completions", question))
 	if r := <-asked.requests; r.Header.Get("Authorization") != "" || r.Header.Get("X-Team") != "tools" {
 		t.Errorf("header without a key = %v", r.Header)
+	}
+}
+
+func TestSecretsOfProviders(t *testing.T) {
+	t.Setenv("GATEWAY_TEST_KEY", realKey)
+	list, err := ParseProviders("p", []byte("providers:\n- name: a\n  url: http://x\n  key_env: GATEWAY_TEST_KEY\n"+
+		"  headers: {X-Auth: Bearer 0123456789abc, X-Team: a-team-with-a-long-name, X-Api-Token: short}\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &Providers{list: list}
+	got := p.Secrets()["a"]
+	if want := []string{realKey, "Bearer 0123456789abc", "0123456789abc"}; !slices.Equal(got, want) {
+		t.Errorf("secrets = %q, want %q", got, want)
+	}
+	up := raw(t, func(c net.Conn, r *http.Request, _ *bufio.Reader) {
+		body := r.Header.Get("X-Auth") + " " + r.Header.Get("X-Team")
+		fmt.Fprintf(c, "HTTP/1.1 403 X\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
+	})
+	w := newWorld(t, up, func(o *Options) {
+		o.Providers = providersAt(t, up, "headers: {X-Auth: Bearer 0123456789abc, X-Team: a-team-with-a-long-name}")
+	})
+	if got := read(t, w.post("/u/local/responses", question)); got != strings.Repeat("*", 20)+" a-team-with-a-long-name" {
+		t.Errorf("answer = %q", got)
 	}
 }
 
@@ -266,7 +291,7 @@ func FuzzMask(f *testing.F) {
 	f.Add([]byte(strings.Repeat("sk-real-", 20)+realKey), 1, 150)
 	f.Fuzz(func(t *testing.T, text []byte, i, j int) {
 		whole := string(text)
-		m := newMask(realKey)
+		m := masks{{key: []byte(realKey)}}
 		i = min(max(i, 0), len(text))
 		j = min(max(j, i), len(text))
 		for _, p := range [][]byte{text[:i], text[i:j], text[j:]} {

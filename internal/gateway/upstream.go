@@ -129,37 +129,53 @@ func isTimeout(err error) bool {
 // in bytes.
 const maxErrorAnswer = 1 << 20
 
-// withoutKey makes sure that an upstream's answer does not repeat the key, as
-// those to wrong keys may. Encoded answers other than successes are read for
-// it; everything else is masked as it passes.
-func withoutKey(resp *http.Response, key string) (*mask, error) {
-	m := newMask(key)
-	if m == nil {
-		return &mask{}, nil
+// withoutSecrets makes sure that an upstream's answer does not repeat what it
+// was shown, as those to wrong keys may. Encoded answers other than successes
+// are read for it; everything else is masked as it passes.
+func withoutSecrets(resp *http.Response, secrets []string) (masks, error) {
+	var all masks
+	for _, secret := range secrets {
+		all = append(all, &mask{key: []byte(secret)})
 	}
-	for name, values := range resp.Header {
+	for _, values := range resp.Header {
 		for i, v := range values {
-			values[i] = strings.ReplaceAll(v, key, strings.Repeat("*", len(key)))
+			values[i] = without(v, secrets)
 		}
-		resp.Header[name] = values
 	}
 	encoding := resp.Header.Get("Content-Encoding")
-	if encoding == "" || resp.StatusCode < 300 {
-		return m, nil
+	if encoding == "" || resp.StatusCode < 300 || secrets == nil {
+		return all, nil
 	}
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxErrorAnswer+1))
 	if err != nil {
 		return nil, err
 	}
 	plain, err := modelapi.Decode(resp.Header, body)
-	if len(body) > maxErrorAnswer || err != nil || bytes.Contains(plain, []byte(key)) {
+	if len(body) > maxErrorAnswer || err != nil || without(string(plain), secrets) != string(plain) {
 		return nil, fmt.Errorf("its answer, with status %d, cannot be shown", resp.StatusCode)
 	}
 	resp.Body = struct {
 		io.Reader
 		io.Closer
 	}{bytes.NewReader(body), resp.Body}
-	return m, nil
+	return all, nil
+}
+
+// without overwrites secrets in a text.
+func without(text string, secrets []string) string {
+	for _, secret := range secrets {
+		text = strings.ReplaceAll(text, secret, strings.Repeat("*", len(secret)))
+	}
+	return text
+}
+
+// masks hide several secrets.
+type masks []*mask
+
+func (all masks) hide(p []byte) {
+	for _, m := range all {
+		m.hide(p)
+	}
 }
 
 // mask hides a key in a stream, byte by byte, so that nothing is held back and
@@ -172,17 +188,10 @@ type mask struct {
 // leastKey is what a key must have to be a secret and not a word, in bytes.
 const leastKey = 12
 
-func newMask(key string) *mask {
-	if len(key) < leastKey {
-		return nil
-	}
-	return &mask{key: []byte(key)}
-}
-
 // hide overwrites the key in p. Of a key that lies in several chunks, the
 // part that is enough to recognise it is overwritten as well.
 func (m *mask) hide(p []byte) {
-	if m.key == nil || len(p) == 0 {
+	if len(p) == 0 {
 		return
 	}
 	if m.tail > 0 {
