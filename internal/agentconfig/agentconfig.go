@@ -40,6 +40,7 @@ func Files(o Options) map[string][]byte {
 // sending telemetry.
 func Variables(port int, token string) map[string]string {
 	return map[string]string{
+		"MAYFLY_TOKEN":           token,
 		"ANTHROPIC_BASE_URL":     at(port) + "/anthropic",
 		"ANTHROPIC_AUTH_TOKEN":   token,
 		"OPENAI_BASE_URL":        at(port) + "/openai/v1",

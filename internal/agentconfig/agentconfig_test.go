@@ -48,8 +48,8 @@ func TestTokenIsInVariablesOnly(t *testing.T) {
 			t.Errorf("%s: got = %q", name, value)
 		}
 	}
-	if n != 3 {
-		t.Errorf("keys: got = %d, want 3", n)
+	if n != 4 {
+		t.Errorf("keys: got = %d, want 4", n)
 	}
 }
 

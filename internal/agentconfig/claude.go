@@ -42,12 +42,12 @@ func claude(o Options) map[string]any {
 }
 
 // claudeHook posts every event of its kind to the gateway, with the run's
-// token.
+// token. Claude Code does not put the variables of its own keys into headers.
 func claudeHook(url, onFailure string) []any {
 	hook := map[string]any{
 		"type": "http", "url": url, "timeout": hookTimeout, "onFailure": onFailure,
-		"headers":        map[string]any{"Authorization": "Bearer $ANTHROPIC_AUTH_TOKEN"},
-		"allowedEnvVars": []string{"ANTHROPIC_AUTH_TOKEN"},
+		"headers":        map[string]any{"Authorization": "Bearer $MAYFLY_TOKEN"},
+		"allowedEnvVars": []string{"MAYFLY_TOKEN"},
 	}
 	return []any{map[string]any{"hooks": []any{hook}}}
 }
