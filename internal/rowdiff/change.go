@@ -171,7 +171,7 @@ func (c *change) deleteByDigest() error {
 	}
 	fmt.Fprintf(c.w, `WITH gone AS (DELETE FROM ONLY %s WHERE ctid IN (SELECT y.ctid FROM (
 	SELECT x.ctid, x.d, row_number() OVER (PARTITION BY x.d) AS r FROM (SELECT ctid, %s AS d FROM ONLY %[1]s) x) y
-	JOIN (SELECT digest, sum(n) AS n FROM pg_temp.mayfly_gone GROUP BY digest) g ON g.digest = y.d WHERE y.r <= g.n) RETURNING 1)%s
+	JOIN (SELECT digest, sum(n) AS n FROM pg_temp.mayfly_gone GROUP BY digest) g ON g.digest = y.d WHERE y.r <= g.n) RETURNING 1)%[3]s
 DELETE FROM pg_temp.mayfly_gone;
 `, c.dstRel.sql(), digest, c.expect("gone", total))
 	return nil

@@ -3,6 +3,7 @@ package rowdiff
 import (
 	"cmp"
 	"context"
+	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
 	"io"
@@ -95,10 +96,54 @@ func (d *Diff) listLargeObjects(ctx context.Context, pages map[uint32]int, old, 
 		if l.NewSize, err = d.to.largeSize(ctx, o, now[o] != ""); err != nil {
 			return err
 		}
+		if old[o] != "" && now[o] != "" {
+			if l.Pages, err = d.pagesThatDiffer(ctx, o); err != nil {
+				return err
+			}
+			if l.Pages == 0 && l.OldSize == l.NewSize && l.OldOwner == l.NewOwner {
+				continue
+			}
+		}
 		d.LargeObjects = append(d.LargeObjects, l)
 	}
 	slices.SortFunc(d.LargeObjects, func(a, b LargeObject) int { return cmp.Compare(a.OID, b.OID) })
 	return nil
+}
+
+// zeroPage is what a page that is not there, or the rest of a short one, reads
+// as.
+var zeroPage = func() string {
+	sum := sha256.Sum256(make([]byte, loPage))
+	return `\x` + hex.EncodeToString(sum[:])
+}()
+
+func (d *Diff) pagesThatDiffer(ctx context.Context, o uint32) (int, error) {
+	pages, err := d.from.largePages(ctx, o)
+	if err != nil {
+		return 0, err
+	}
+	news, err := d.to.largePages(ctx, o)
+	if err != nil {
+		return 0, err
+	}
+	return len(pageChanges(pages, news)), nil
+}
+
+// pageChanges lists the pages that do not read the same.
+func pageChanges(old, now map[int64]string) []int64 {
+	var out []int64
+	for page, sum := range now {
+		if was, ok := old[page]; was != sum && (ok || sum != zeroPage) {
+			out = append(out, page)
+		}
+	}
+	for page, sum := range old {
+		if _, ok := now[page]; !ok && sum != zeroPage {
+			out = append(out, page)
+		}
+	}
+	slices.Sort(out)
+	return out
 }
 
 func (s *side) largeSize(ctx context.Context, o uint32, exists bool) (n int64, err error) {
@@ -109,7 +154,7 @@ func (s *side) largeSize(ctx context.Context, o uint32, exists bool) (n int64, e
 		WHERE loid = $1 ORDER BY pageno DESC LIMIT 1`, loPage), func(v [][]byte) error {
 		n, err = strconv.ParseInt(string(v[0]), 10, 64)
 		return err
-	}, strconv.Itoa(int(o)))
+	}, strconv.FormatUint(uint64(o), 10))
 	return n, err
 }
 
@@ -131,39 +176,33 @@ func largeScript(ctx context.Context, w io.Writer, src, dst *side, l LargeObject
 		fmt.Fprintf(w, callLarge+"pg_catalog.lo_create(%d)) x;\n", l.OID)
 	}
 	fmt.Fprintf(w, "ALTER LARGE OBJECT %d OWNER TO %s;\n", l.OID, ident(owner))
-	old := map[int64]string{}
+	var old map[int64]string
+	var err error
 	if oldSize >= 0 {
-		if err := src.largePages(ctx, l.OID, func(page int64, sum string) error {
-			old[page] = sum
-			return nil
-		}); err != nil {
+		if old, err = src.largePages(ctx, l.OID); err != nil {
 			return err
 		}
 	}
-	var todo []int64
-	err := dst.largePages(ctx, l.OID, func(page int64, sum string) error {
-		if old[page] != sum {
-			todo = append(todo, page)
-		}
-		delete(old, page)
-		return nil
-	})
+	now, err := dst.largePages(ctx, l.OID)
 	if err != nil {
 		return err
 	}
-	for page := range old {
-		if page*loPage < newSize {
-			fmt.Fprintf(w, callLarge+"pg_catalog.lo_put(%d, %d, '\\x%s')) x;\n", l.OID, page*loPage, hex.EncodeToString(make([]byte, min(loPage, newSize-page*loPage))))
+	for _, page := range pageChanges(old, now) {
+		if page*loPage >= newSize {
+			break
 		}
-	}
-	for _, page := range todo {
-		err := dst.query(ctx, "SELECT data FROM pg_largeobject WHERE loid = $1 AND pageno = $2", func(v [][]byte) error {
-			_, err := fmt.Fprintf(w, callLarge+"pg_catalog.lo_put(%d, %d, '%s')) x;\n", l.OID, page*loPage, v[0])
-			return err
-		}, strconv.Itoa(int(l.OID)), strconv.FormatInt(page, 10))
+		data := make([]byte, min(loPage, newSize-page*loPage))
+		err := dst.read(ctx, "SELECT data FROM pg_largeobject WHERE loid = $1 AND pageno = $2", []int16{1}, func(v [][]byte) error {
+			copy(data, v[0])
+			return nil
+		}, strconv.FormatUint(uint64(l.OID), 10), strconv.FormatInt(page, 10))
 		if err != nil {
 			return err
 		}
+		fmt.Fprintf(w, callLarge+"pg_catalog.lo_put(%d, %d, '\\x%s')) x;\n", l.OID, page*loPage, hex.EncodeToString(data))
+	}
+	if newSize > max(oldSize, 0) { // up to a hole at the end, or a page of zeros
+		fmt.Fprintf(w, callLarge+"pg_catalog.lo_put(%d, %d, pg_catalog.lo_get(%[1]d, %[2]d, 1) || CASE WHEN pg_catalog.octet_length(pg_catalog.lo_get(%[1]d, %[2]d, 1)) = 0 THEN '\\x00'::bytea ELSE '' END)) x;\n", l.OID, newSize-1)
 	}
 	if oldSize > newSize {
 		fmt.Fprintf(w, callLarge+"pg_catalog.lo_truncate64(pg_catalog.lo_open(%d, 131072), %d)) x;\n", l.OID, newSize)
@@ -171,12 +210,15 @@ func largeScript(ctx context.Context, w io.Writer, src, dst *side, l LargeObject
 	return nil
 }
 
-func (s *side) largePages(ctx context.Context, o uint32, each func(page int64, sum string) error) error {
-	return s.query(ctx, "SELECT pageno, sha256(data) FROM pg_largeobject WHERE loid = $1 ORDER BY pageno", func(v [][]byte) error {
+// largePages are the digests of the pages of a large object, short ones
+// filled with zeros.
+func (s *side) largePages(ctx context.Context, o uint32) (map[int64]string, error) {
+	pages := map[int64]string{}
+	sql := fmt.Sprintf(`SELECT pageno, sha256(data || decode(repeat('00', %d - octet_length(data)), 'hex')) FROM pg_largeobject WHERE loid = $1`, loPage)
+	err := s.query(ctx, sql, func(v [][]byte) error {
 		page, err := strconv.ParseInt(string(v[0]), 10, 64)
-		if err != nil {
-			return err
-		}
-		return each(page, string(v[1]))
-	}, strconv.Itoa(int(o)))
+		pages[page] = string(v[1])
+		return err
+	}, strconv.FormatUint(uint64(o), 10))
+	return pages, err
 }

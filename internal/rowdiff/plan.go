@@ -38,6 +38,7 @@ func newPlan(src, dst *side) plan {
 	for _, o := range p.src {
 		p.decide(o, src, dst)
 	}
+	p.resetRights()
 	p.spread()
 	if p.creates() {
 		for _, o := range p.src { // they would add to the rights of what is created
@@ -94,13 +95,32 @@ func (p *planner) decide(o *object, src, dst *side) {
 		}
 		if a, ok := p.alterObject(o, n, dst); ok {
 			if o.owner != n.owner {
-				a.after = append(a.after, strings.TrimSuffix(owner, ";\n"))
+				a.before = append(a.before, strings.TrimSuffix(owner, ";\n"))
 			}
 			p.alter[o] = a
 			return
 		}
 	}
 	p.gone[o] = true
+}
+
+// resetRights takes the rights on objects back whose owner changes: they would
+// move from one owner to the other.
+func (p *planner) resetRights() {
+	for _, o := range p.src {
+		if o.kind != "ACL" {
+			continue
+		}
+		for _, d := range o.deps {
+			t := p.srcID[d]
+			if t == nil {
+				continue
+			}
+			if n := p.dstBy[t.key]; n != nil && n.owner != t.owner {
+				p.gone[o] = true
+			}
+		}
+	}
 }
 
 // replaceFunction replaces a function whose name, arguments and result stay.
@@ -247,8 +267,10 @@ func (p *planner) makes() {
 		}
 		sql := o.creation()
 		switch {
-		case o.kind == "TABLE ATTACH" && p.attachesLater(o):
+		case o.kind == "TABLE ATTACH" && p.tableStays(o):
 			attachments = append(attachments, sql)
+		case o.kind == "SEQUENCE" && o.drop == "" && p.tableStays(o): // an identity wants NOT NULL
+			p.after = append(p.after, sql)
 		case !o.postponed && o.kind != "DEFAULT ACL" && o.kind != "EVENT TRIGGER":
 			p.before = append(p.before, sql)
 		case isIndex(o):
@@ -266,7 +288,9 @@ func (p *planner) makes() {
 	p.after = slices.Concat(p.after, indexes, attachments, rest)
 }
 
-func (p *planner) attachesLater(o *object) bool {
+// tableStays tells whether the object belongs to a table that is not made
+// anew.
+func (p *planner) tableStays(o *object) bool {
 	return slices.ContainsFunc(o.deps, func(d int) bool {
 		t := p.dstID[d]
 		return t != nil && t.kind == "TABLE" && !p.isMade(t)
