@@ -230,9 +230,13 @@ func (c *Conversation) read(p *parser, last *Conversation) (turns []Turn, shared
 	return turns, shared, err
 }
 
+// mostMembers is how many members of the last body are looked at; requests
+// have about twenty.
+const mostMembers = 64
+
 // member reads the value of a member, which is often that of the last body.
 func (c *Conversation) member(p *parser, name string) (value, error) {
-	for _, m := range c.members {
+	for _, m := range c.members[:min(len(c.members), mostMembers)] {
 		if m.name == name && m.v.kind != number && bytes.HasPrefix(p.in[p.pos:], m.v.raw) {
 			p.pos += len(m.v.raw)
 			return m.v, nil
@@ -342,7 +346,7 @@ func turnOf(api string, v value) Turn {
 
 // plain is the turn of a body that has a string where others have turns.
 func (c *Conversation) plain(name string) []Turn {
-	for _, m := range c.members {
+	for _, m := range c.members[:min(len(c.members), mostMembers)] {
 		if m.name == name && m.v.kind == text {
 			return []Turn{{Role: "user", Blocks: []Block{{Kind: TextBlock, Text: m.v.str}}}}
 		}

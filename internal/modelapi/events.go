@@ -49,15 +49,15 @@ func eachEvent(body []byte, yield func(name string, data []byte)) {
 
 // cutLine cuts at a line feed, a carriage return, or both.
 func cutLine(b []byte) (line, rest []byte) {
-	i := bytes.IndexByte(b, '\n')
+	i := bytes.IndexAny(b, "\r\n")
 	if i < 0 {
-		i = len(b)
+		return b, nil
 	}
-	line = b[:i]
-	if j := bytes.IndexByte(line, '\r'); j >= 0 && j+1 < len(line) {
-		return line[:j], b[j+1:]
+	end := i + 1
+	if b[i] == '\r' && end < len(b) && b[end] == '\n' {
+		end++
 	}
-	return bytes.TrimSuffix(line, []byte("\r")), b[min(i+1, len(b)):]
+	return b[:i], b[end:]
 }
 
 // isEvents reports whether an answer is a stream of events.
