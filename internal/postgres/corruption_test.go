@@ -49,7 +49,7 @@ func busy(t *testing.T, scale int, size int64) workload {
 	defer group.Close()
 	i := instance(t, o.Dir)
 	i.CopyOnWrite = true
-	i.Settings = map[string]string{"shared_buffers": "8MB", "max_wal_size": "64MB", "min_wal_size": "32MB", "checkpoint_timeout": "30s"}
+	i.Settings = map[string]string{"shared_buffers": "4MB", "max_wal_size": "64MB", "min_wal_size": "32MB", "checkpoint_timeout": "30s"}
 	local := i.Launcher.(Local)
 	local.Group = group
 	i.Launcher = local
@@ -201,15 +201,16 @@ func (w workload) hunt(t *testing.T, rounds int, frozen bool, stop func(bad int)
 	var pauses []time.Duration
 	for taken < rounds && !stop(bad) {
 		clone := filepath.Join(w.pool, "clone")
-		time.Sleep(time.Duration(20+37*taken%150) * time.Millisecond)
+		time.Sleep(time.Duration(100+37*taken%200) * time.Millisecond)
 		pause, err := w.snapshot(t.Context(), clone, frozen)
-		must(t, err)
+		must(t, errors.Join(err, freeze(w.group))) // leaves the machine to the inspection
 		taken++
 		pauses = append(pauses, pause)
 		if err := w.inspect(t, clone); err != nil {
 			bad++
 			t.Logf("snapshot %d, frozen %v: %v", taken, frozen, err)
 		}
+		must(t, thaw(w.group))
 		deleteSubvolume(t, clone)
 	}
 	slices.Sort(pauses)
@@ -227,7 +228,7 @@ func TestFrozenSnapshotsAreSound(t *testing.T) {
 		var err error
 		rounds, err = strconv.Atoi(os.Getenv(roundsVariable))
 		must(t, err)
-		scale, size = 5, 16<<30
+		scale, size = 2, 16<<30
 	}
 	w := busy(t, scale, size)
 	if _, bad := w.hunt(t, rounds, true, func(int) bool { return false }); bad > 0 {

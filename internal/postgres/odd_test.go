@@ -4,12 +4,15 @@ package postgres
 
 import (
 	"bytes"
+	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -128,6 +131,50 @@ func TestPreparationIsContained(t *testing.T) {
 			t.Errorf("%s is there", name)
 			os.Remove(name)
 		}
+	}
+}
+
+func TestCancelledPreparationLeavesNothing(t *testing.T) {
+	o := options(t, nil)
+	o.SQL = []string{file(t, "slow.sql", "SELECT pg_sleep(600);")}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	began := time.Now()
+	if err := Prepare(ctx, o); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("error = %v, want that time is up", err)
+	}
+	if took := time.Since(began); took > 20*time.Second {
+		t.Errorf("it took %v to give up", took)
+	}
+	if left, _ := os.ReadDir(filepath.Dir(o.Dir)); len(left) > 0 {
+		t.Errorf("left = %v", left)
+	}
+}
+
+func TestDatabaseMayBeCalledPostgres(t *testing.T) {
+	o := options(t, nil)
+	o.Database, o.Role, o.CreateDB = "postgres", "postgres", true
+	o.SQL = []string{file(t, "s.sql", "CREATE TABLE t (a int); INSERT INTO t VALUES (9);")}
+	i := instance(t, prepare(t, o))
+	i.Database = "postgres"
+	r := start(t, i)
+	l := Login{Name: "someone", Password: "p", Until: time.Now().Add(time.Hour), Owner: "postgres"}
+	must(t, r.Grant(t.Context(), l))
+	conn, err := login(t.Context(), i, l.Name, l.Password, "postgres")
+	must(t, err)
+	defer conn.Close(t.Context())
+	if got := scalar(t, conn, "SELECT a || current_setting('is_superuser') FROM t"); got != "9off" {
+		t.Errorf("got = %q, want 9off", got)
+	}
+	must(t, r.Revoke(t.Context(), l.Name, "postgres"))
+}
+
+func TestLongStatementThatFailsIsFound(t *testing.T) {
+	o := options(t, nil)
+	sql := "SELECT 1;\nINSERT INTO absent VALUES ('" + strings.Repeat("long\n\n", 30000) + "');\n"
+	o.SQL = []string{file(t, "long.sql", sql)}
+	if err := Prepare(t.Context(), o); err == nil || !strings.Contains(err.Error(), "long.sql:2:") || len(err.Error()) > 2000 {
+		t.Errorf("error = %.200v, want line 2 in it", err)
 	}
 }
 

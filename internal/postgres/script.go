@@ -123,7 +123,7 @@ func open(name string) (script, error) {
 // psql executes SQL as Admin; name is what errors call it. Each statement is a
 // transaction of its own unless the SQL says otherwise.
 func (p *preparation) psql(ctx context.Context, name string, sql io.Reader) error {
-	var out tail
+	var out head
 	source := &failing{Reader: sql}
 	cmd := p.command("psql", "-X", "-q", "-b", "-v", "ON_ERROR_STOP=1", "-f", "-")
 	cmd.Stdin, cmd.Stderr = source, &out
@@ -138,6 +138,20 @@ func (p *preparation) psql(ctx context.Context, name string, sql io.Reader) erro
 	}
 	return nil
 }
+
+// headBytes is how much of psql's messages is kept: the first error ends it,
+// and is followed by the whole statement.
+const headBytes = 8 << 20
+
+// head keeps the beginning of what is written to it.
+type head struct{ buf bytes.Buffer }
+
+func (h *head) Write(b []byte) (int, error) {
+	h.buf.Write(b[:min(len(b), headBytes-h.buf.Len())])
+	return len(b), nil
+}
+
+func (h *head) String() string { return h.buf.String() }
 
 // failing remembers that reading failed: whoever is fed from it sees the end
 // of the input then, and may take that for the whole.
@@ -166,27 +180,31 @@ const psqlPrefix = "psql:<stdin>:"
 // parseProblem finds the first error in psql's messages.
 func parseProblem(out string) (problem, bool) {
 	var p problem
-	var in *string
+	var message, statement strings.Builder
+	var in *strings.Builder
 	for line := range strings.Lines(out) {
 		rest, ok := strings.CutPrefix(line, psqlPrefix)
 		if !ok {
 			if in != nil {
-				*in += line
+				in.WriteString(line)
 			}
 			continue
 		}
 		number, text, _ := strings.Cut(rest, ": ")
-		n, _ := strconv.Atoi(number)
 		in = nil
 		for _, severity := range []string{"ERROR:  ", "FATAL:  ", "PANIC:  ", "error: "} {
-			if message, ok := strings.CutPrefix(text, severity); ok && p.message == "" {
-				p.line, p.message, in = n, message, &p.message
+			if said, ok := strings.CutPrefix(text, severity); ok && message.Len() == 0 {
+				p.line, _ = strconv.Atoi(number)
+				in = &message
+				in.WriteString(said)
 			}
 		}
-		if statement, ok := strings.CutPrefix(text, "STATEMENT:  "); ok && p.message != "" && p.statement == "" {
-			p.statement, in = statement, &p.statement
+		if said, ok := strings.CutPrefix(text, "STATEMENT:  "); ok && message.Len() > 0 && statement.Len() == 0 {
+			in = &statement
+			in.WriteString(said)
 		}
 	}
+	p.message, p.statement = message.String(), statement.String()
 	p.statement, p.message = strings.TrimSpace(p.statement), strings.TrimSpace(p.message)
 	p.line = max(p.line-strings.Count(p.statement, "\n"), 0)
 	return p, p.message != ""
