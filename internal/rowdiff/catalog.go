@@ -177,15 +177,15 @@ func (s *side) readTriggers(ctx context.Context) error {
 		})
 }
 
-// checkUnmoved reports a table that was rewritten while it was compared:
-// TRUNCATE and the like do not wait for who reads an older state.
+// checkUnmoved reports a table that was rewritten or dropped while it was
+// compared: TRUNCATE and the like do not wait for who reads an older state.
+// pg_class shows the file as of the transaction's instant, the function that
+// of now.
 func (s *side) checkUnmoved(ctx context.Context) error {
-	return s.query(ctx, `SELECT oid, pg_relation_filepath(oid) FROM pg_class WHERE relkind IN ('r', 'm')`, func(v [][]byte) error {
-		r := s.byOID[oid(v[0])]
-		if r == nil || r.file == string(v[1]) {
-			return nil
-		}
-		return mayfly.Errorf(mayfly.Conflict, "table %s was rewritten while it was compared", printable(r.sql(), 200)).
+	return s.query(ctx, `SELECT c.oid::regclass FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+		WHERE c.relkind IN ('r', 'm') AND c.relfilenode <> 0 AND c.relfilenode IS DISTINCT FROM pg_relation_filenode(c.oid)
+			AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'`, func(v [][]byte) error {
+		return mayfly.Errorf(mayfly.Conflict, "table %s was rewritten or dropped while it was compared", printable(string(v[0]), 200)).
 			Hint("try again when nothing changes the schema, or compare snapshots")
 	})
 }

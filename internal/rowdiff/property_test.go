@@ -19,7 +19,7 @@ func TestScriptsMakeEitherStateFromTheOther(t *testing.T) {
 	in := sharedInstance(t)
 	admin := in.connect(t, "postgres")
 	admin.PgConn().Exec(t.Context(), "CREATE ROLE rowdiff_reader").ReadAll()
-	cases, seed := number("MAYFLY_CASES", 12), number("MAYFLY_SEED", 1)
+	cases, seed := number("MAYFLY_CASES", 10), number("MAYFLY_SEED", 1)
 	began := time.Now()
 	for i := range cases {
 		t.Run(fmt.Sprint("seed ", seed+i), func(t *testing.T) { in.randomCase(t, uint64(seed+i)) })
