@@ -46,12 +46,10 @@ func (s *ruleSet) normalise(api string, header http.Header, body []byte) ([]byte
 	if err != nil {
 		return nil, err
 	}
-	for i := range s.Normal {
-		if s.Normal[i].speaks(api) {
-			s.Normal[i].order(&v)
-		}
+	n := s.normaliser(api)
+	for _, r := range n.rules {
+		r.order(&v)
 	}
-	n := normaliser{rules: s, api: api, renamed: map[string]string{}}
 	n.walk(&v, nil)
 	if n.err != nil {
 		return nil, n.err
@@ -61,10 +59,29 @@ func (s *ruleSet) normalise(api string, header http.Header, body []byte) ([]byte
 
 // normaliser changes a value in place.
 type normaliser struct {
-	rules   *ruleSet
-	api     string
+	rules   []*normal         // of the API
+	dropped []*normal         // those that leave out
+	changed []*normal         // those that change texts
 	renamed map[string]string // ids, in order of appearance
 	err     error
+}
+
+func (s *ruleSet) normaliser(api string) *normaliser {
+	n := &normaliser{renamed: map[string]string{}}
+	for i := range s.Normal {
+		r := &s.Normal[i]
+		if !r.speaks(api) {
+			continue
+		}
+		n.rules = append(n.rules, r)
+		if len(r.drop) > 0 {
+			n.dropped = append(n.dropped, r)
+		}
+		if r.Rename || r.expression != nil {
+			n.changed = append(n.changed, r)
+		}
+	}
+	return n
 }
 
 func (n *normaliser) walk(v *value, path []string) {
@@ -98,12 +115,7 @@ func exactInt(s string) bool {
 }
 
 func (n *normaliser) drops(path []string, v value) bool {
-	for i := range n.rules.Normal {
-		if r := &n.rules.Normal[i]; r.speaks(n.api) && r.drops(path, v) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(n.dropped, func(r *normal) bool { return r.drops(path, v) })
 }
 
 // shortest is the length of the shortest text that a rule changes a part of.
@@ -113,11 +125,7 @@ func (n *normaliser) text(path []string, s string) string {
 	if s == "" {
 		return s
 	}
-	for i := range n.rules.Normal {
-		r := &n.rules.Normal[i]
-		if !r.speaks(n.api) {
-			continue
-		}
+	for _, r := range n.changed {
 		if r.Rename && r.at(path) {
 			if n.renamed[s] == "" {
 				n.renamed[s] = "id-" + strconv.Itoa(len(n.renamed)+1)
@@ -133,8 +141,7 @@ func (n *normaliser) text(path []string, s string) string {
 
 // steady takes out of a system prompt what differs between identical runs.
 func steady(api, s string) string {
-	n := normaliser{rules: &rules, api: api}
-	return n.text([]string{"system"}, s)
+	return rules.normaliser(api).text([]string{"system"}, s)
 }
 
 // canonical appends the form of RFC 8785.

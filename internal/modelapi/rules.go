@@ -115,7 +115,7 @@ func (r *normal) speaks(api string) bool {
 func (r *normal) at(path []string) bool { return len(r.places) == 0 || anyMatches(r.places, path) }
 
 func (r *normal) drops(path []string, v value) bool {
-	return len(r.drop) > 0 && anyMatches(r.drop, path) &&
+	return anyMatches(r.drop, path) &&
 		(r.Prefix == "" || strings.HasPrefix(v.text(), r.Prefix) || strings.HasPrefix(v.get("text").text(), r.Prefix))
 }
 
