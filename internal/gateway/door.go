@@ -146,33 +146,50 @@ func (d *door) admit(r *http.Request) (Admission, *fault) {
 // readBody reads a request's body whole. The caller calls done when it needs
 // it no more.
 func (d *door) readBody(w http.ResponseWriter, r *http.Request) ([]byte, *fault) {
-	limit := d.g.o.MaxBody
-	tooLarge := func() *fault {
-		return faultf(http.StatusRequestEntityTooLarge, "the body has more than %d bytes", limit)
+	limit, size := d.g.o.MaxBody, r.ContentLength
+	out := http.NewResponseController(w)
+	if size > limit {
+		return nil, d.tooLarge(out, r)
 	}
-	if r.ContentLength > limit {
-		return nil, tooLarge()
-	}
-	size := r.ContentLength
 	if size < 0 {
 		size = limit
 	}
 	if err := d.bodies.Acquire(r.Context(), size); err != nil {
 		return nil, faultf(http.StatusServiceUnavailable, "too many requests at once").again()
 	}
-	body, err := d.readAll(http.NewResponseController(w), http.MaxBytesReader(w, r.Body, limit), r.ContentLength)
+	body, err := d.readAll(out, io.LimitReader(r.Body, limit+1), r.ContentLength)
+	if int64(len(body)) > limit {
+		d.bodies.Release(size)
+		return nil, d.tooLarge(out, r)
+	}
 	d.bodies.Release(size - int64(len(body)))
 	d.extend(w)
-	var exceeded *http.MaxBytesError
 	switch {
 	case err == nil:
 		return body, nil
-	case errors.As(err, &exceeded):
-		return nil, tooLarge()
 	case isTimeout(err):
 		return nil, faultf(http.StatusRequestTimeout, "the body did not come in time")
 	}
 	return nil, faultf(http.StatusBadRequest, "the body is not what its header says: %v", err)
+}
+
+// tooLarge reads on for a while, since clients that are still writing would
+// not see the answer. Those that asked before they write are told at once.
+func (d *door) tooLarge(out *http.ResponseController, r *http.Request) *fault {
+	limit := d.g.o.MaxBody
+	if r.Header.Get("Expect") == "" {
+		b := make([]byte, 64<<10)
+		for left := 4 * limit; left > 0; {
+			out.SetReadDeadline(time.Now().Add(min(time.Second, d.g.o.Stall)))
+			n, err := r.Body.Read(b)
+			if left -= int64(n); err != nil {
+				break
+			}
+		}
+	}
+	out.SetReadDeadline(time.Now()) // of the rest
+	out.SetWriteDeadline(time.Now().Add(d.g.o.Stall))
+	return faultf(http.StatusRequestEntityTooLarge, "the body has more than %d bytes", limit)
 }
 
 // readAll reads r, which may pause for as long as agents may stall. Memory is

@@ -158,12 +158,15 @@ func (c *call) describe() *fault {
 		req, err = modelapi.ParseRequest(c.x.API, c.header, c.body)
 		return err
 	})
+	if err != nil && mayfly.KindOf(err) != mayfly.Invalid {
+		c.d.g.log.Error("a request cannot be read", "env", c.d.env, "run", c.adm.Run, "exchange", c.x.ID, "err", err)
+		err = errors.New("internal error")
+	}
 	if err != nil {
 		return refusal(err)
 	}
 	c.side = c.side || req.Side != ""
 	c.x.Model, c.x.Stream, c.x.Session, c.x.Agent = req.Model, req.Stream, req.Session, req.Agent
-	c.x.Parameters, c.x.System, c.x.Tools = req.Parameters, req.SystemDigest, req.ToolsDigest
 	c.x.Parameters, c.x.System, c.x.Tools = req.Parameters, req.SystemDigest, req.ToolsDigest
 	if c.x.Model == "" {
 		c.x.Model = modelapi.PathModel(c.x.Path)

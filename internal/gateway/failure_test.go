@@ -332,6 +332,7 @@ func TestBodiesThatAreNotWhatTheyShouldBe(t *testing.T) {
 	large := strings.Repeat("x", 1<<20+1)
 	for name, c := range map[string]struct{ request, want string }{
 		"announced":    {"Content-Length: 104857600\r\n\r\n", "413 "},
+		"asked":        {"Expect: 100-continue\r\nContent-Length: 104857600\r\n\r\n", "413 "},
 		"too large":    {fmt.Sprintf("Content-Length: %d\r\n\r\n%s", len(large), large), "413 "},
 		"chunks":       {fmt.Sprintf("Transfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n", len(large), large), "413 "},
 		"short":        {"Content-Length: 20\r\n\r\n{}", "400 "},

@@ -193,3 +193,20 @@ func TestChunksKeepTheirBoundaries(t *testing.T) {
 		t.Errorf("times = %v %v %v", x.Start, x.FirstByte, x.End)
 	}
 }
+
+func TestLargestBodyPasses(t *testing.T) {
+	url, up := newEcho(t)
+	w := newWorld(t, url, nil)
+	const most = 32 << 20
+	frame := strings.Replace(question, "hello", "%s", 1)
+	body := fmt.Sprintf(frame, strings.Repeat("a", most-len(frame)+len("%s")))
+	if got := read(t, w.post("/anthropic/v1/messages", body)); !strings.Contains(got, "message") || len(body) != most {
+		t.Fatalf("answer to %d bytes = %s", len(body), got)
+	}
+	if <-up.bodies != body {
+		t.Error("the body changed")
+	}
+	if resp := w.post("/anthropic/v1/messages", body+" "); !strings.Contains(read(t, resp), "request_too_large") || resp.StatusCode != 413 {
+		t.Errorf("one byte more = %d", resp.StatusCode)
+	}
+}
