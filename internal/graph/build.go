@@ -17,7 +17,8 @@ import (
 type Input struct {
 	Exchanges []mayfly.Exchange // in order of arrival
 	// Content returns a recorded request, answer or report by digest. One that
-	// is NotFound leaves a gap in the graph; other errors end Build.
+	// is NotFound leaves a gap in the graph; other errors end Build. It is
+	// called from two goroutines at once.
 	Content   func(digest string) (mayfly.Content, error)
 	Snapshots map[int]Boundary // by number of the step
 	Processes []mayfly.Process
@@ -45,6 +46,8 @@ func Build(run string, in Input) (mayfly.Graph, error) {
 	for i, x := range in.Exchanges {
 		b.last[x.Step] = i
 	}
+	b.answersOf = b.readAhead()
+	defer b.answersOf.close()
 	for i := range in.Exchanges {
 		if err := b.exchange(i); err != nil {
 			return mayfly.Graph{}, fmt.Errorf("exchange %s: %w", in.Exchanges[i].ID, err)
@@ -61,20 +64,21 @@ func Build(run string, in Input) (mayfly.Graph, error) {
 }
 
 type builder struct {
-	in      Input
-	g       mayfly.Graph
-	lanes   map[string]*lane
-	wires   map[string]*wire         // by what the wire calls the agent
-	last    map[int]int              // exchange that is the answer of a step
-	turns   map[int]*turn            // by step, until it is answered
-	steps   map[int]int              // position in g.Steps
-	answers map[string]*conversation // by the answer's id
-	calls   map[string][]*action     // by the call's id, in all lanes
-	actions []*action
-	spawns  []*action      // that may have started an agent, and are not known to
-	stray   []string       // results without a call
-	tails   map[int]string // last node of a step that the wire shows
-	ended   []int          // positions in g.Steps, when all exchanges were read
+	in        Input
+	g         mayfly.Graph
+	lanes     map[string]*lane
+	wires     map[string]*wire         // by what the wire calls the agent
+	last      map[int]int              // exchange that is the answer of a step
+	turns     map[int]*turn            // by step, until it is answered
+	steps     map[int]int              // position in g.Steps
+	answers   map[string]*conversation // by the answer's id
+	calls     map[string][]*action     // by the call's id, in all lanes
+	actions   []*action
+	spawns    []*action // that may have started an agent, and are not known to
+	stray     []string  // results without a call
+	answersOf *reader
+	tails     map[int]string // last node of a step that the wire shows
+	ended     []int          // positions in g.Steps, when all exchanges were read
 }
 
 // lane is an agent.
@@ -217,7 +221,7 @@ func (b *builder) exchange(i int) error {
 		return b.usage(x)
 	}
 	delete(b.turns, x.Step)
-	return b.answer(t, x)
+	return b.answer(t, x, b.answersOf.answer(i))
 }
 
 // begin makes the step of an exchange, with what its request brings.
@@ -259,16 +263,13 @@ func (b *builder) begin(x *mayfly.Exchange) (*turn, error) {
 }
 
 // answer adds what the model said to the step.
-func (b *builder) answer(t *turn, x *mayfly.Exchange) error {
-	header, body, ok, err := b.content(x.Answer)
-	if err != nil {
-		return err
+func (b *builder) answer(t *turn, x *mayfly.Exchange, p parsed) error {
+	if p.err != nil {
+		return p.err
 	}
-	var a modelapi.Answer
-	if ok {
-		if a, err = modelapi.ParseAnswer(x.API, header, body); err != nil && x.Error == "" {
-			a.Error = fmt.Sprintf("an answer that cannot be read, status %d", x.Status)
-		}
+	a := p.answer
+	if p.invalid != nil && x.Error == "" {
+		a.Error = fmt.Sprintf("an answer that cannot be read, status %d", x.Status)
 	}
 	if a.Error == "" && !a.Complete {
 		a.Error = x.Error
@@ -283,7 +284,7 @@ func (b *builder) answer(t *turn, x *mayfly.Exchange) error {
 	if s.Model == "" {
 		s.Model = a.Model
 	}
-	if !ok && x.Error == "" && x.Status < 400 {
+	if !p.ok && x.Error == "" && x.Status < 400 {
 		t.c.heads = t.heads // never answered
 		return nil
 	}
