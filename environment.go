@@ -90,6 +90,7 @@ type CreateEnvironment struct {
 	TTL         time.Duration     `json:"ttl,omitempty"`          // nanoseconds
 	IdleTimeout time.Duration     `json:"idle_timeout,omitempty"` // nanoseconds
 	Keep        bool              `json:"keep,omitempty"`
+	Exact       ExactRecording    `json:"exact,omitempty"` // of its runs; default that of the template, or of the fork's origin
 }
 
 // EnvironmentFilter selects environments. The zero value selects those that

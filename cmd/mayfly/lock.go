@@ -32,6 +32,9 @@ and fix.`,
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		f.locked = *check // then a missing lock is an error
 		p, err := pin(c.Context(), f)
+		if err == nil {
+			err = a.pinModel(c.Context(), p)
+		}
 		if err != nil {
 			return err
 		}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 
 	"github.com/spf13/cobra"
@@ -82,10 +84,31 @@ func pin(ctx context.Context, f sourceFlags) (*prepared, error) {
 	return p, err
 }
 
+// pinModel pins the entry of the model registry that the manifest names.
+func (a *app) pinModel(ctx context.Context, p *prepared) error {
+	if p.manifest.Model == "" {
+		return nil
+	}
+	m, err := a.svc().Model(ctx, p.manifest.Model)
+	if mayfly.KindOf(err) == mayfly.NotFound {
+		name, _, _ := strings.Cut(p.manifest.Model, "@")
+		return mayfly.Errorf(mayfly.NotFound, "%s names the model %s, which is not in the registry", p.manifest.Path, p.manifest.Model).
+			Hint("add it: %s", a.self("model add "+name+" --provider PROVIDER --id ID"))
+	}
+	if err != nil {
+		return err
+	}
+	p.lock.Model = &mayfly.LockedModel{Ref: modelName(m), Digest: m.Digest}
+	return nil
+}
+
 // prepare pins a repository's state for a new environment: it refuses drift
 // when asked to, and remarks upon it otherwise.
 func (a *app) prepare(ctx context.Context, f sourceFlags) (*prepared, error) {
 	p, err := pin(ctx, f)
+	if err == nil {
+		err = a.pinModel(ctx, p)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -148,6 +171,7 @@ func remark(format string, args ...any) {
 // complete fills what the flags left open in a request from the manifest.
 func (p *prepared) complete(r *mayfly.CreateEnvironment) {
 	r.Template, r.Source = p.lock.Template, p.source.Root()
+	r.Exact = cmp.Or(p.lock.Exact, mayfly.ExactEncrypted)
 	if r.TTL == 0 {
 		r.TTL = p.lock.TTL
 	}

@@ -96,7 +96,10 @@ func (a *app) run(c *cobra.Command, f runFlags, command []string) error {
 		return err
 	}
 	p.complete(&create)
-	q.Create, q.Remove = &create, f.remove
+	q.Create, q.Remove, q.Locked = &create, f.remove, f.locked
+	if p.lock.Model != nil {
+		q.Model = p.lock.Model.Ref
+	}
 	if repeated {
 		return a.repeat(ctx, f, p, q)
 	}

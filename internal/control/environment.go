@@ -1,6 +1,7 @@
 package control
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
@@ -86,7 +87,7 @@ func (e *Engine) planEnvironment(ctx context.Context, req mayfly.CreateEnvironme
 	if err != nil {
 		return nil, err
 	}
-	env.Commit, env.Exact = lock.Workspace.Commit, lock.Exact
+	env.Commit, env.Exact = lock.Workspace.Commit, cmp.Or(req.Exact, env.Exact, lock.Exact)
 	env.Named = slices.Sorted(maps.Keys(merged(lock.Env, env.Spec.Env)))
 	env.Limits = effectiveLimits(req.Limits, lock.Limits)
 	env.Spec.Template, env.Spec.Limits = env.Template, env.Limits
@@ -115,6 +116,10 @@ func checkCreate(req mayfly.CreateEnvironment, env *environment) error {
 	}
 	if env.Isolation != mayfly.Native && env.Isolation != mayfly.GVisor {
 		return mayfly.Errorf(mayfly.Invalid, "unknown isolation %q", req.Isolation).Hint("use %q or %q", mayfly.Native, mayfly.GVisor)
+	}
+	if req.Exact != "" && req.Exact != mayfly.ExactEncrypted && req.Exact != mayfly.ExactNone {
+		return mayfly.Errorf(mayfly.Invalid, "unknown kind of exact recording %q", req.Exact).
+			Hint("use %q or %q", mayfly.ExactEncrypted, mayfly.ExactNone)
 	}
 	l := req.Limits
 	if l.CPU < 0 || math.IsNaN(l.CPU) || l.CPU > 4096 || l.Memory < 0 || l.PIDs < 0 || l.Disk < 0 || l.Output < 0 {
@@ -198,6 +203,7 @@ func (e *Engine) planFork(ctx context.Context, env *environment) error {
 		env.From = &mayfly.SnapshotRef{Environment: parent.ID, Snapshot: snap.ID}
 		env.Template, env.Source = parent.Template, parent.Source
 		env.Spec.From = env.From
+		env.Exact = parent.Exact
 		env.Spec.Env = merged(parent.Spec.Env, env.Spec.Env)
 		return nil
 	})

@@ -73,7 +73,7 @@ func fillFrom(req *mayfly.StartRun, r *run) {
 func beginAt(tx *store.Tx, req *mayfly.StartRun, r *run, env *environment) error {
 	c := req.Create
 	c.Env = merged(env.Spec.Env, c.Env)
-	c.Limits = env.Limits
+	c.Limits, c.Exact = env.Limits, env.Exact
 	if c.Isolation == "" {
 		c.Isolation = env.Isolation
 	}

@@ -48,7 +48,7 @@ func TestTheReferenceIsTrue(t *testing.T) {
 			t.Errorf("the reference says that %s is by default %s, want `%s`", row[1], row[2], want)
 		}
 	}
-	for _, prefix := range []string{"", "limits", "workspace"} {
+	for _, prefix := range []string{"", "limits", "workspace", "recording"} {
 		for _, field := range fieldsKnown(t, prefix) {
 			if !slices.Contains(documented, field) && !slices.ContainsFunc(documented, func(d string) bool { return strings.HasPrefix(d, field+".") }) {
 				t.Errorf("the reference lacks the field %s", field)
@@ -85,5 +85,6 @@ func defaultsOf() map[string]string {
 		"base": string(m.Base.Kind), "workspace.uncommitted": "true", "workspace.depth": "0", "seed": "0",
 		"limits.cpu": "2", "limits.memory": FormatSize(m.Limits.Memory), "limits.pids": "1024", "limits.disk": FormatSize(m.Limits.Disk),
 		"limits.output": FormatSize(m.Limits.Output), "ttl": FormatDuration(m.TTL), "idle": FormatDuration(m.Idle), "nested_sandboxes": "false",
+		"recording.exact": string(m.Exact),
 	}
 }

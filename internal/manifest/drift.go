@@ -1,6 +1,7 @@
 package manifest
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strconv"
@@ -62,8 +63,20 @@ func Drift(old, now mayfly.Lock) []Difference {
 	add("ttl", FormatDuration(old.TTL), FormatDuration(now.TTL), manifestFix)
 	add("idle", FormatDuration(old.Idle), FormatDuration(now.Idle), manifestFix)
 	add("nested_sandboxes", fmt.Sprint(old.Nested), fmt.Sprint(now.Nested), manifestFix)
+	was, is := modelOf(old), modelOf(now)
+	add("the model", was, is, "name the version in "+File+", such as model: NAME@1, or accept it with mayfly lock")
+	add("recording.exact", exactOf(old), exactOf(now), manifestFix)
 	return all
 }
+
+func modelOf(l mayfly.Lock) string {
+	if l.Model == nil {
+		return ""
+	}
+	return l.Model.Ref + " " + short(l.Model.Digest)
+}
+
+func exactOf(l mayfly.Lock) string { return string(cmp.Or(l.Exact, mayfly.ExactEncrypted)) }
 
 func baseDrift(old, now mayfly.LockedBase) []Difference {
 	name := func(b mayfly.LockedBase) string {

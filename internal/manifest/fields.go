@@ -4,6 +4,7 @@ import (
 	"math"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 	"unicode"
 
@@ -36,6 +37,8 @@ func (d *decoder) manifest(n *node, m *Manifest) {
 		"ttl":              d.duration(&m.TTL, mayfly.MinTTL, mayfly.MaxTTL),
 		"idle":             d.duration(&m.Idle, mayfly.MinTTL, mayfly.MaxTTL),
 		"nested_sandboxes": d.boolean(&m.Nested),
+		"model":            d.text(&m.Model, checkModel),
+		"recording":        d.recording(m),
 		"services":         d.services,
 	})
 }
@@ -82,6 +85,32 @@ func (d *decoder) limits(l *mayfly.Limits) func(string, *node) {
 			"output": d.size(&l.Output, minOutput),
 		})
 	}
+}
+
+func (d *decoder) recording(m *Manifest) func(string, *node) {
+	return func(name string, n *node) {
+		exact := string(m.Exact)
+		d.fieldsOf(n, name, map[string]func(string, *node){"exact": d.text(&exact, checkExact)})
+		m.Exact = mayfly.ExactRecording(exact)
+	}
+}
+
+// checkModel looks at the form of a reference to the model registry.
+func checkModel(s string) error {
+	name, version, exact := strings.Cut(s, "@")
+	n, err := strconv.Atoi(version)
+	if mayfly.CheckName(name) != nil || exact && (err != nil || n < 1) {
+		return mayfly.Errorf(mayfly.Invalid, "bad model %.100q", s).
+			Hint("write NAME or NAME@VERSION, as mayfly model list shows them")
+	}
+	return nil
+}
+
+func checkExact(s string) error {
+	if s != string(mayfly.ExactEncrypted) && s != string(mayfly.ExactNone) {
+		return mayfly.Errorf(mayfly.Invalid, "recording.exact is %.100q", s).Hint("use encrypted or none")
+	}
+	return nil
 }
 
 func (d *decoder) services(_ string, n *node) {
@@ -195,6 +224,7 @@ func validEnvName(s string) bool {
 // lock decodes the root of mayfly.lock.
 func (d *decoder) lock(n *node, l *mayfly.Lock) {
 	var version, files, uncommitted, depth int64
+	var exact string
 	required := []string{"version", "name", "base", "workspace", "epoch", "limits", "ttl", "idle_timeout", "template"}
 	d.fieldsOf(n, "", map[string]func(string, *node){
 		"version": d.whole(&version, 1, math.MaxInt32),
@@ -224,7 +254,15 @@ func (d *decoder) lock(n *node, l *mayfly.Lock) {
 		"ttl":              d.duration(&l.TTL, mayfly.MinTTL, mayfly.MaxTTL),
 		"idle_timeout":     d.duration(&l.Idle, mayfly.MinTTL, mayfly.MaxTTL),
 		"nested_sandboxes": d.boolean(&l.Nested),
-		"template":         d.text(&l.Template, checkDigest),
+		"model": func(name string, n *node) {
+			l.Model = &mayfly.LockedModel{}
+			d.fieldsOf(n, name, map[string]func(string, *node){
+				"ref":    d.text(&l.Model.Ref, checkModel),
+				"digest": d.text(&l.Model.Digest, checkDigest),
+			})
+		},
+		"exact":    d.text(&exact, checkExact),
+		"template": d.text(&l.Template, checkDigest),
 	})
 	for _, name := range required {
 		if !slices.ContainsFunc(n.fields, func(f field) bool { return f.key.text == name }) {
@@ -237,7 +275,7 @@ func (d *decoder) lock(n *node, l *mayfly.Lock) {
 	if version > lockVersion {
 		d.fail(n, "update mayfly, or write the lock anew with: mayfly lock", "the lock has version %d, and this mayfly knows %d", version, lockVersion)
 	}
-	l.Version = int(version)
+	l.Version, l.Exact = int(version), mayfly.ExactRecording(exact)
 	l.Workspace.Files, l.Workspace.Uncommitted, l.Workspace.Depth = int(files), int(uncommitted), int(depth)
 }
 

@@ -36,8 +36,9 @@ const lockVersion = 1
 // depend on: the version of this rule; the kind and digest of the base; the
 // commit, digest and depth of the workspace; the lockfiles; the setup commands; env,
 // seed (as a string), epoch (as a string) and nested sandboxes. The name, the
-// reference by which an image was found, the counts of files, and the limits
-// and timeouts, which every environment carries itself, are not in it.
+// reference by which an image was found, the counts of files, and the limits,
+// timeouts, model and recording, which environments and runs carry themselves,
+// are not in it. The model is for the caller to pin.
 func Resolve(m Manifest, base mayfly.LockedBase, ws mayfly.LockedWorkspace, lockfiles map[string]string, epoch int64) (mayfly.Lock, error) {
 	l := mayfly.Lock{
 		Version: lockVersion, Name: m.Name, Base: base, Workspace: ws,
@@ -45,6 +46,9 @@ func Resolve(m Manifest, base mayfly.LockedBase, ws mayfly.LockedWorkspace, lock
 		Limits: m.Limits, TTL: m.TTL, Idle: m.Idle, Nested: m.Nested,
 	}
 	l.Workspace.Depth = m.Workspace.Depth
+	if m.Exact != mayfly.ExactEncrypted { // the default, which locks were written without
+		l.Exact = m.Exact
+	}
 	if len(lockfiles) > 0 {
 		l.Lockfiles = map[string]string{}
 	}
@@ -228,11 +232,13 @@ func FormatLock(l mayfly.Lock) ([]byte, error) {
 		TTL       string                 `json:"ttl"`
 		Idle      string                 `json:"idle_timeout"`
 		Nested    bool                   `json:"nested_sandboxes,omitempty"`
+		Model     *mayfly.LockedModel    `json:"model,omitempty"`
+		Exact     mayfly.ExactRecording  `json:"exact,omitempty"`
 		Template  string                 `json:"template"`
 	}{
 		l.Version, l.Name, l.Base, l.Workspace, l.Lockfiles, l.Setup, l.Env, l.Seed, l.Epoch,
 		limits{l.Limits.CPU, FormatSize(l.Limits.Memory), l.Limits.PIDs, FormatSize(l.Limits.Disk), FormatSize(l.Limits.Output)},
-		FormatDuration(l.TTL), FormatDuration(l.Idle), l.Nested, l.Template,
+		FormatDuration(l.TTL), FormatDuration(l.Idle), l.Nested, l.Model, l.Exact, l.Template,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("format the lock: %w", err)

@@ -28,6 +28,7 @@ func sample(t *testing.T) mayfly.Lock {
 	if err != nil {
 		t.Fatal(err)
 	}
+	l.Model = &mayfly.LockedModel{Ref: m.Model, Digest: digestOf("2")}
 	return l
 }
 
@@ -91,6 +92,8 @@ func TestTemplateCoversWhatTheVolumeDependsOn(t *testing.T) {
 		"nested":           {func(l *mayfly.Lock) { l.Nested = false }, true},
 		"name":             {func(l *mayfly.Lock) { l.Name = "other" }, false},
 		"limits":           {func(l *mayfly.Lock) { l.Limits.Memory *= 2 }, false},
+		"model":            {func(l *mayfly.Lock) { l.Model = nil }, false},
+		"recording":        {func(l *mayfly.Lock) { l.Exact = "" }, false},
 		"ttl":              {func(l *mayfly.Lock) { l.TTL *= 2 }, false},
 	} {
 		l := sample(t)
@@ -190,11 +193,14 @@ func TestDriftNamesEverythingThatDiffers(t *testing.T) {
 		"workspace": {func(l *mayfly.Lock) {
 			l.Workspace.Digest, l.Workspace.Uncommitted, l.Workspace.Depth = digestOf("8"), 0, 0
 		}, []string{"the workspace was sha256:bbbbbbbbbbbb with 12 files at commit cccccccccccc, 2 of them not committed and is sha256:888888888888 with 12 files", "workspace.depth was 50 and is 0"}},
-		"setup":   {func(l *mayfly.Lock) { l.Setup = l.Setup[:1] }, []string{`setup[1] is gone: it was "cd web\nnpm ci\n"`}},
-		"env":     {func(l *mayfly.Lock) { l.Env = map[string]string{"EMPTY": "x"} }, []string{`the variable EMPTY was "" and is "x"`, "the variable GOFLAGS is gone", "PORT is gone", "VERSION is gone"}},
-		"numbers": {func(l *mayfly.Lock) { l.Seed, l.Epoch = 1, 2 }, []string{"the seed was 18446744073709551615 and is 1", "SOURCE_DATE_EPOCH was 1700000000 and is 2"}},
-		"limits":  {func(l *mayfly.Lock) { l.Limits = mayfly.DefaultLimits }, []string{"limits.cpu was 0.5 and is 2", "limits.memory was 512MiB and is 4GiB", "limits.pids", "limits.disk", "limits.output"}},
-		"times":   {func(l *mayfly.Lock) { l.TTL, l.Idle, l.Nested = mayfly.DefaultTTL, mayfly.DefaultIdle, false }, []string{"ttl was 1d12h and is 1h", "idle was 1m30s and is 15m", "nested_sandboxes was true and is false"}},
+		"setup":     {func(l *mayfly.Lock) { l.Setup = l.Setup[:1] }, []string{`setup[1] is gone: it was "cd web\nnpm ci\n"`}},
+		"env":       {func(l *mayfly.Lock) { l.Env = map[string]string{"EMPTY": "x"} }, []string{`the variable EMPTY was "" and is "x"`, "the variable GOFLAGS is gone", "PORT is gone", "VERSION is gone"}},
+		"numbers":   {func(l *mayfly.Lock) { l.Seed, l.Epoch = 1, 2 }, []string{"the seed was 18446744073709551615 and is 1", "SOURCE_DATE_EPOCH was 1700000000 and is 2"}},
+		"limits":    {func(l *mayfly.Lock) { l.Limits = mayfly.DefaultLimits }, []string{"limits.cpu was 0.5 and is 2", "limits.memory was 512MiB and is 4GiB", "limits.pids", "limits.disk", "limits.output"}},
+		"model":     {func(l *mayfly.Lock) { l.Model = &mayfly.LockedModel{Ref: "reviewer@3", Digest: digestOf("3")} }, []string{"the model was reviewer@2 sha256:222222222222 and is reviewer@3 sha256:333333333333"}},
+		"no model":  {func(l *mayfly.Lock) { l.Model = nil }, []string{"the model is gone: it was reviewer@2"}},
+		"recording": {func(l *mayfly.Lock) { l.Exact = "" }, []string{"recording.exact was none and is encrypted"}},
+		"times":     {func(l *mayfly.Lock) { l.TTL, l.Idle, l.Nested = mayfly.DefaultTTL, mayfly.DefaultIdle, false }, []string{"ttl was 1d12h and is 1h", "idle was 1m30s and is 15m", "nested_sandboxes was true and is false"}},
 	} {
 		now := sample(t)
 		c.change(&now)

@@ -41,7 +41,9 @@ type Manifest struct {
 	Limits    mayfly.Limits // effective: no field is zero
 	TTL       time.Duration
 	Idle      time.Duration
-	Nested    bool // let agents make user namespaces of their own
+	Nested    bool                  // let agents make user namespaces of their own
+	Model     string                // entry of the model registry that runs are meant to use: NAME or NAME@VERSION
+	Exact     mayfly.ExactRecording // what becomes of what redaction takes out of recordings
 }
 
 // BaseKind says where the root filesystem comes from.
@@ -130,6 +132,7 @@ func defaults(dir string) Manifest {
 		Limits:    mayfly.DefaultLimits,
 		TTL:       mayfly.DefaultTTL,
 		Idle:      mayfly.DefaultIdle,
+		Exact:     mayfly.ExactEncrypted,
 	}
 }
 

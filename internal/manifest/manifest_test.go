@@ -41,6 +41,9 @@ limits:
 ttl: 1d12h
 idle: 90s
 nested_sandboxes: true
+model: reviewer@2
+recording:
+  exact: none
 `
 
 func TestEveryFieldIsRead(t *testing.T) {
@@ -58,6 +61,7 @@ func TestEveryFieldIsRead(t *testing.T) {
 		Seed:      1<<64 - 1,
 		Limits:    mayfly.Limits{CPU: 0.5, Memory: 512 << 20, PIDs: 256, Disk: 3 << 29, Output: 1 << 20},
 		TTL:       36 * time.Hour, Idle: 90 * time.Second, Nested: true,
+		Model: "reviewer@2", Exact: mayfly.ExactNone,
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("Parse(full) = %+v, want %+v", got, want)
@@ -148,6 +152,10 @@ func TestBadManifestsSayWhereAndWhat(t *testing.T) {
 		{"ttl: 60", "1:6", "ttl is an integer", "90s"},
 		{"ttl: soon", "1:6", `bad duration "soon"`, "15m"},
 		{"idle: -5m", "1:7", "bad duration", ""},
+		{"model: reviewer@0", "1:8", "bad model", "NAME@VERSION"},
+		{"model: Reviewer", "1:8", "bad model", "NAME@VERSION"},
+		{"recording: none", "1:12", "a string, not a mapping", ""},
+		{"recording:\n  exact: some", "2:10", "recording.exact is", "encrypted or none"},
 		{"nested_sandboxes: \"true\"", "1:19", "a string, not true or false", ""},
 		{"lockfiles: [/etc/passwd]", "1:13", "absolute", ""},
 		{"lockfiles: [../go.sum]", "1:13", "..", ""},
