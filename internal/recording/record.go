@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"maps"
+	"math"
 	"slices"
 	"time"
 
@@ -47,7 +48,7 @@ func (s *summary) encode() []byte {
 	b = appendInts(b, s.sizes)
 	last := int64(0)
 	for _, d := range s.after {
-		t := d.Microseconds()
+		t := max(0, d.Microseconds())
 		b = binary.AppendVarint(b, t-last)
 		last = t
 	}
@@ -86,7 +87,9 @@ func parseSummary(b []byte) (s summary, err error) {
 	s.sizes = takeInts(r)
 	last := int64(0)
 	for range s.sizes {
-		last += r.Varint()
+		if last += r.Varint(); last < 0 || last > math.MaxInt64/1000 {
+			r.Fail()
+		}
 		s.after = append(s.after, time.Duration(last)*time.Microsecond)
 	}
 	if s.rawKept {

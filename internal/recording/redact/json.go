@@ -3,8 +3,7 @@ package redact
 import (
 	"bytes"
 	"crypto/sha256"
-	"strconv"
-	"strings"
+	"hash/maphash"
 	"sync"
 )
 
@@ -94,15 +93,17 @@ func assemble(body []byte, valid bool) (texts [][]piece, rest []piece) {
 		return nil, []piece{{0, len(body)}}
 	}
 	places, indexed := groups{}, groups{}
+	var paths []uint64 // of indexed.lists
 	var w walk
 	end := 0
 	for _, e := range events {
 		w.leaves(body, e)
 		for _, l := range w.list {
-			path := w.paths[l.from:l.to]
-			places.add(path, l.piece)
-			w.key = append(append(append(w.key[:0], path...), 0), w.ids...)
-			indexed.add(w.key, l.piece)
+			places.add(l.path, l.piece)
+			indexed.add(mix(l.path, hash(w.ids)), l.piece)
+			if len(indexed.lists) > len(paths) {
+				paths = append(paths, l.path)
+			}
 		}
 		rest = append(rest, piece{end, e.start})
 		end = e.end
@@ -110,33 +111,38 @@ func assemble(body []byte, valid bool) (texts [][]piece, rest []piece) {
 	rest = append(rest, piece{end, len(body)})
 	texts = places.lists
 	for i, list := range indexed.lists {
-		path, _, _ := strings.Cut(indexed.names[i], "\x00")
-		if len(list) < len(places.lists[places.index[path]]) {
+		if len(list) < len(places.lists[places.index[paths[i]]]) {
 			texts = append(texts, list)
 		}
 	}
 	return texts, rest
 }
 
-// groups are pieces by name, in the order of the names' first appearance.
+// groups are pieces by the hash of a name, in the order of first appearance.
+// What has the same hash by chance is joined, too: that does no harm.
 type groups struct {
-	index map[string]int
-	names []string
+	index map[uint64]int
 	lists [][]piece
 }
 
-func (g *groups) add(name []byte, p piece) {
-	i, ok := g.index[string(name)]
+func (g *groups) add(name uint64, p piece) {
+	i, ok := g.index[name]
 	if !ok {
 		if g.index == nil {
-			g.index = map[string]int{}
+			g.index = map[uint64]int{}
 		}
 		i = len(g.lists)
-		g.index[string(name)] = i
-		g.names, g.lists = append(g.names, string(name)), append(g.lists, nil)
+		g.index[name] = i
+		g.lists = append(g.lists, nil)
 	}
 	g.lists[i] = append(g.lists[i], p)
 }
+
+var seed = maphash.MakeSeed()
+
+func hash(b []byte) uint64 { return maphash.Bytes(seed, b) }
+
+func mix(a, b uint64) uint64 { return maphash.Comparable(seed, [2]uint64{a, b}) }
 
 // elements are those of a body that is an array of objects.
 func elements(body []byte) []piece {
@@ -182,23 +188,23 @@ func lines(body []byte) []piece {
 // walk goes through the strings of an event, which need not be valid.
 type walk struct {
 	list  []leaf
-	paths []byte // of the leaves, one after the other
 	ids   []byte // what the event says about where its pieces belong
-	key   []byte
 	stack []step
 }
 
-// leaf is the inside of a string, and the way to it in walk.paths.
+// leaf is the inside of a string, and a hash of the way to it.
 type leaf struct {
-	from, to int
+	path uint64
 	piece
 }
 
 // step is a member of an object, by name, or an element of an array.
 type step struct {
-	name   []byte
-	number int
+	above uint64 // hash of the way to the object or array
+	name  uint64 // hash of the name, or the number of the element
 }
+
+func (s step) path() uint64 { return mix(s.above, s.name) }
 
 // belongs are the members that say which text a piece belongs to.
 var belongs = map[string]bool{"index": true, "output_index": true, "content_index": true, "summary_index": true, "item_id": true}
@@ -208,20 +214,20 @@ const maxPath = 64
 
 // leaves lists the strings of an event. Names are no strings.
 func (w *walk) leaves(body []byte, event piece) {
-	w.list, w.paths, w.ids, w.stack = w.list[:0], w.paths[:0], w.ids[:0], w.stack[:0]
+	w.list, w.ids, w.stack = w.list[:0], w.ids[:0], w.stack[:0]
 	text := body[:event.end]
 	for i := event.start; i < event.end; i++ {
 		k := len(w.stack) - 1
 		switch text[i] {
 		case '{', '[':
 			if k < maxPath {
-				w.stack = append(w.stack, step{})
+				w.stack = append(w.stack, step{above: w.path()})
 			}
 		case '}', ']':
 			w.stack = w.stack[:max(0, k)]
 		case ',':
 			if k >= 0 {
-				w.stack[k].number++
+				w.stack[k].name++
 			}
 		case '"':
 			end := stringEnd(text, i)
@@ -239,8 +245,8 @@ func (w *walk) text(body []byte, inside piece, k int) {
 	next := bytes.TrimLeft(body[min(inside.end+1, len(body)):], " \t\r\n")
 	value := body[inside.start:inside.end]
 	if k >= 0 && len(next) > 0 && next[0] == ':' {
-		w.stack[k] = step{name: value}
-		if belongs[string(value)] || k == 0 && string(value) == "type" {
+		w.stack[k].name = hash(value)
+		if len(w.ids) < 1000 && (belongs[string(value)] || k == 0 && string(value) == "type") {
 			w.ids = append(w.ids, scalar(next)...)
 		}
 		return
@@ -248,16 +254,15 @@ func (w *walk) text(body []byte, inside piece, k int) {
 	if len(value) == 0 {
 		return
 	}
-	from := len(w.paths)
-	for _, s := range w.stack {
-		w.paths = append(w.paths, '/')
-		if s.name != nil {
-			w.paths = append(w.paths, s.name...)
-		} else {
-			w.paths = strconv.AppendInt(w.paths, int64(s.number), 10)
-		}
+	w.list = append(w.list, leaf{w.path(), inside})
+}
+
+// path is the hash of the way to where the walk is.
+func (w *walk) path() uint64 {
+	if k := len(w.stack) - 1; k >= 0 {
+		return w.stack[k].path()
 	}
-	w.list = append(w.list, leaf{from, len(w.paths), inside})
+	return 0
 }
 
 // scalar is the text of a value after its colon.

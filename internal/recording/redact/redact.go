@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"sort"
+	"time"
 )
 
 // Options are the settings of a redactor.
@@ -78,38 +79,66 @@ func New(o Options) (*Redactor, error) {
 // several events are joined.
 func (r *Redactor) Find(body []byte) []Span {
 	var spans []Span
+	s := r.search(len(body))
 	list, valid := blocks(body)
 	texts, rest := assemble(body, valid)
 	switch {
 	case valid:
 		for _, b := range list {
-			spans = r.block(spans, body, b)
+			spans = s.block(spans, body, b)
 		}
 	case len(texts) > 0: // their escapes are undone below
-		spans = r.look(spans, plain(body, 0, len(body)))
-		spans = r.levels(spans, joined(body, rest), true)
+		spans = s.look(spans, plain(body, 0, len(body)))
+		spans = s.levels(spans, joined(body, rest), true)
 	default:
-		spans = r.levels(spans, plain(body, 0, len(body)), true)
+		spans = s.levels(spans, plain(body, 0, len(body)), true)
 	}
 	for _, parts := range texts {
-		spans = r.levels(spans, joined(body, parts), false)
+		spans = s.levels(spans, joined(body, parts), false)
 	}
 	spans = merge(spans)
 	quoteNumbers(body, spans, valid)
 	return spans
 }
 
+// search is one look at a body. Nobody waits long for texts that were made to
+// be slow: what is left when its time is over is taken out unseen.
+type search struct {
+	*Redactor
+	deadline time.Time
+	work     int // what was looked at in vain
+	over     bool
+}
+
+func (r *Redactor) search(size int) *search {
+	return &search{Redactor: r, deadline: time.Now().Add(slowest + time.Duration(size)*slowByte)}
+}
+
+const (
+	slowest  = 2 * time.Second
+	slowByte = 500 * time.Nanosecond
+)
+
+// wasted notes that something was looked at in vain.
+func (s *search) wasted() {
+	if s.work++; s.work%256 == 0 {
+		s.over = s.over || time.Now().After(s.deadline)
+	}
+}
+
 // block looks at a part of a JSON body, or remembers what is in it.
-func (r *Redactor) block(spans []Span, body []byte, b piece) []Span {
+func (s *search) block(spans []Span, body []byte, b piece) []Span {
 	text := body[b.start:b.end]
 	key := keyOf(text)
-	list, ok := r.cache.get(key)
+	list, ok := s.cache.get(key)
 	if !ok {
-		list = r.levels(nil, plain(text, 0, len(text)), false)
-		r.cache.put(key, list)
+		list = s.levels(nil, plain(text, 0, len(text)), false)
+		if !s.over {
+			s.cache.put(key, list)
+		}
 	}
-	for _, s := range list {
-		spans = append(spans, Span{s.Start + b.start, s.End + b.start, s.Marker})
+	for _, in := range list {
+		spans = append(spans, Span{in.Start + b.start, in.End + b.start, in.Marker})
 	}
 	return spans
 }
@@ -117,29 +146,29 @@ func (r *Redactor) block(spans []Span, body []byte, b piece) []Span {
 // Text returns s without what must not be written.
 func (r *Redactor) Text(s string) string {
 	body := []byte(s)
-	spans := merge(r.levels(nil, plain(body, 0, len(body)), true))
+	spans := merge(r.search(len(body)).levels(nil, plain(body, 0, len(body)), true))
 	out, _ := Cut(body, spans)
 	return string(out)
 }
 
 // levels looks at a view and at what it is with escapes undone, again and
 // again. bare says that it is not JSON: then its escapes may be none.
-func (r *Redactor) levels(spans []Span, v view, bare bool) []Span {
+func (s *search) levels(spans []Span, v view, bare bool) []Span {
 	for level := 0; ; level++ {
 		deeper, more := v.undone(false)
 		if more && level < maxLevels {
 			if level > 0 || bare {
-				spans = r.look(spans, v)
+				spans = s.look(spans, v)
 			}
 			v = deeper
 			continue
 		}
-		spans = r.look(spans, v)
+		spans = s.look(spans, v)
 		break
 	}
 	if urlEscapes(v.text) {
 		if deeper, more := v.undone(true); more {
-			spans = r.look(spans, deeper)
+			spans = s.look(spans, deeper)
 		}
 	}
 	return spans
@@ -162,11 +191,20 @@ func urlEscapes(text []byte) bool {
 	}
 }
 
-// look appends what it finds in one view.
-func (r *Redactor) look(spans []Span, v view) []Span {
+// unreadable is the marker of what would take too long to look at.
+const unreadable = "[redacted:unreadable]"
+
+// look appends what it finds in one view. When the time is over, it takes out
+// the rest.
+func (s *search) look(spans []Span, v view) []Span {
 	var done map[int]int // by group: the end of the last match
-	r.words.find(v.text, func(id, at int) {
-		m := &r.asks[id]
+	from := 0            // of what was not looked at yet
+	s.words.find(v.text, func(id, at int) {
+		m := &s.asks[id]
+		if s.over {
+			return
+		}
+		from = at
 		if m.number && (at > 0 && (isWord(v.text[at-1]) || v.text[at-1] == '-') || !longNumber(v.text, at)) {
 			return
 		}
@@ -174,11 +212,15 @@ func (r *Redactor) look(spans []Span, v view) []Span {
 			return
 		}
 		start, end, ok := m.match(v.text, at)
-		if !ok || start == end {
-			return
-		}
 		if done == nil {
 			done = map[int]int{}
+		}
+		if !ok || start == end {
+			s.wasted()
+			if end-start > longReject {
+				done[m.group] = end
+			}
+			return
 		}
 		done[m.group] = end
 		marker := "[redacted:" + m.name + "]"
@@ -187,8 +229,17 @@ func (r *Redactor) look(spans []Span, v view) []Span {
 			marker = ""
 		}
 	})
+	if s.over && from < len(v.text) {
+		for _, p := range v.origin(from, len(v.text)) {
+			spans = append(spans, Span{p.start, p.end, unreadable})
+		}
+	}
 	return spans
 }
+
+// longReject is how long a value that a rule rejects must be so that the rule
+// does not look for another one in it.
+const longReject = 256
 
 // merge sorts spans and joins those that overlap. The marker of the longer one
 // is kept.

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"mayfly.dev/mayfly/internal/recording/redact/canary"
 )
@@ -266,6 +267,25 @@ func TestFromEnvironment(t *testing.T) {
 	list := FromEnvironment([]string{"ANTHROPIC_API_KEY=abcdefgh", "HOME=/root", "SSH_AUTH_SOCK=/run/x/agent", "PATH=/bin", "DB_PASSWORD=a=b=c=d=e", "TOKEN=x"})
 	if len(list) != 2 || list[0].Value != "abcdefgh" || list[1].Value != "a=b=c=d=e" {
 		t.Errorf("secrets = %v", list)
+	}
+}
+
+// Texts made to be slow are taken out, not waited for.
+func TestHostileTextsTakeBoundedTime(t *testing.T) {
+	r := newRedactor(t, Options{})
+	secret := "gh" + "p_" + strings.Repeat("a1B2", 10)
+	for _, unit := range []string{"eyJ-", "sk-", "-----BEGIN PRIVATE KEY-----", "token=", "@", "+1 ", "://a:", "\\\\", `\\u005c`, "a1@", "%25", `{"a":`, "data: {\"a\":[\"b\"\n", "[", "1234567890 "} {
+		body := []byte(strings.Repeat(unit, 1<<18/len(unit)) + " " + secret)
+		start := time.Now()
+		out := redacted(t, r, body)
+		if took := time.Since(start); took > 4*time.Second {
+			t.Errorf("%q: %v", unit, took)
+		} else {
+			t.Logf("%q: %v", unit, took)
+		}
+		if bytes.Contains(out, []byte(secret)) {
+			t.Errorf("%q: the secret is still there", unit)
+		}
 	}
 }
 

@@ -97,6 +97,9 @@ const (
 // to be taken out.
 func (r *rule) match(text []byte, at int) (start, end int, ok bool) {
 	if r.back != nil {
+		if at == 0 || !r.back[text[at-1]] {
+			return 0, 0, false
+		}
 		for low := max(0, at-maxBack); at > low && r.back[text[at-1]]; {
 			at--
 		}
