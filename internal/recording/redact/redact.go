@@ -121,7 +121,7 @@ const (
 
 // wasted notes that something was looked at in vain.
 func (s *search) wasted() {
-	if s.work++; s.work%256 == 0 {
+	if s.work++; s.work%16 == 0 {
 		s.over = s.over || time.Now().After(s.deadline)
 	}
 }
