@@ -36,7 +36,9 @@ func TestMain(m *testing.M) {
 // start starts a server, whose model says a word and ends.
 func start(t *testing.T) *installation.Installation {
 	t.Helper()
-	return installation.Start(t, programs, &scriptedmodel.Script{Steps: []scriptedmodel.Step{{Say: "Done."}}})
+	in := installation.Start(t, programs, &scriptedmodel.Script{Steps: []scriptedmodel.Step{{Say: "Done."}}})
+	in.Patience = 30 * time.Second
+	return in
 }
 
 // repository is a new one with the files and one commit.

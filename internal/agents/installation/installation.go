@@ -50,6 +50,8 @@ type Installation struct {
 	Model    *Model
 	// Key is the credential for the upstream, which no environment may see.
 	Key string
+	// Patience is how long a command may take.
+	Patience time.Duration
 
 	server *exec.Cmd
 	log    *Log
@@ -66,7 +68,7 @@ func Start(t *testing.T, programs string, script *scriptedmodel.Script, env ...s
 	}
 	in := &Installation{
 		T: t, Programs: programs, State: filepath.Join(t.TempDir(), "state"),
-		Model: serve(t, script), Key: "sk-canary-" + random(), log: &Log{},
+		Model: serve(t, script), Key: "sk-canary-" + random(), Patience: 3 * time.Minute, log: &Log{},
 	}
 	in.env = append(env, "CANARY_KEY="+in.Key)
 	if err := os.MkdirAll(in.State, 0o755); err != nil {
@@ -154,12 +156,12 @@ func (in *Installation) deleteAll() {
 // error of a failed command carries what it printed.
 func (in *Installation) Try(dir string, args ...string) (string, error) {
 	in.T.Helper()
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(in.T.Context()), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(in.T.Context()), in.Patience)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, filepath.Join(in.Programs, "mayfly"), append([]string{"--state", in.State}, args...)...)
 	cmd.Dir = dir
 	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
+	cmd.Stderr, cmd.WaitDelay = &stderr, time.Second
 	out, err := cmd.Output()
 	if err != nil {
 		return string(out), fmt.Errorf("mayfly %s: %w: %s%s", strings.Join(args, " "), err, out, stderr.String())
