@@ -127,20 +127,20 @@ func extents(f *os.File, size int64) ([]mapped, bool) {
 	return out, true
 }
 
-// sameFilesystem tells whether places on the device can be compared. Each
+// sameFilesystem tells whether places on the device can be compared, and can
+// be shared at all: asking for them writes out what is only in memory. Each
 // subvolume of a btrfs has a device number of its own, but they share the
 // first half of the file system's id.
 func sameFilesystem(a, b *os.File) bool {
-	var s, t unix.Stat_t
-	if unix.Fstat(int(a.Fd()), &s) != nil || unix.Fstat(int(b.Fd()), &t) != nil {
-		return false
-	}
-	if s.Dev == t.Dev {
-		return true
-	}
 	var v, w unix.Statfs_t
-	if unix.Fstatfs(int(a.Fd()), &v) != nil || unix.Fstatfs(int(b.Fd()), &w) != nil {
+	if unix.Fstatfs(int(a.Fd()), &v) != nil || unix.Fstatfs(int(b.Fd()), &w) != nil || v.Type != w.Type {
 		return false
 	}
-	return v.Type == unix.BTRFS_SUPER_MAGIC && w.Type == unix.BTRFS_SUPER_MAGIC && v.Fsid.Val[0] == w.Fsid.Val[0]
+	switch v.Type {
+	case unix.BTRFS_SUPER_MAGIC:
+		return v.Fsid.Val[0] == w.Fsid.Val[0]
+	case unix.XFS_SUPER_MAGIC:
+		return v.Fsid == w.Fsid
+	}
+	return false
 }
