@@ -50,6 +50,7 @@ func Variables(port int, token string) map[string]string {
 
 		// Claude Code. The header would change the system prompt from run to run.
 		"CLAUDE_CODE_ATTRIBUTION_HEADER":           "0",
+		"CLAUDE_CODE_GATEWAY_HINT_HEADERS":         "1", // says what a request is for: a turn, a title, a subagent
 		"CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
 		"DISABLE_TELEMETRY":                        "1",
 		"DISABLE_ERROR_REPORTING":                  "1",
