@@ -191,7 +191,11 @@ func selectList(r *relation, limit int) string {
 	for _, c := range r.columns {
 		id := ident(c.name)
 		if c.varlena {
-			id = fmt.Sprintf("CASE WHEN pg_column_size(%s) <= %d THEN %[1]s END, pg_column_size(%[1]s)", id, limit)
+			size := "pg_column_size"
+			if c.base == textOID || c.base == varcharOID || c.base == byteaOID {
+				size = "octet_length" // before compression
+			}
+			id = fmt.Sprintf("CASE WHEN %s(%s) <= %d THEN %[2]s END, %[1]s(%[2]s)", size, id, limit)
 		}
 		parts = append(parts, id)
 	}

@@ -72,8 +72,9 @@ type Options struct {
 	// Counts asks for the number of rows of the tables that differ, which
 	// reads them.
 	Counts bool
-	// MaxValue is the size in bytes, as stored, above which a value is handled
-	// in pieces and shown as its size and digest; 0 means 64 KiB.
+	// MaxValue is the size in bytes above which a value is handled in pieces
+	// and shown as its size and digest; 0 means 64 KiB. What counts is the
+	// length of text and bytea, and the stored size of other types.
 	MaxValue int
 	// Dump returns the output of pg_dump with the given arguments for the
 	// database behind a connection. Nil runs the pg_dump of this machine that
