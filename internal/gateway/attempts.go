@@ -63,7 +63,7 @@ func (t *attempt) end(failed bool) {
 	t.over, t.failed, t.waiting = true, failed, nil
 }
 
-// names is a set of runs that is safe for use at once.
+// runSet is a set of runs that is safe for use at once.
 type runSet struct {
 	mu  sync.Mutex
 	set map[string]bool

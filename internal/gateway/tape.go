@@ -45,15 +45,8 @@ const (
 // room returns where the next bytes can be read to: the end of the body, so
 // that they need not be copied. The taker looks only at what was written.
 func (t *tape) room() []byte {
-	if cap(t.body) == 0 {
-		t.body = make([]byte, 0, firstRoom)
-	}
 	if cap(t.body)-len(t.body) < leastRoom {
-		grown := make([]byte, len(t.body), 2*cap(t.body))
-		copy(grown, t.body)
-		t.mu.Lock()
-		t.body = grown
-		t.mu.Unlock()
+		t.grow(max(2*cap(t.body), firstRoom))
 	}
 	return t.body[len(t.body):cap(t.body)]
 }
@@ -85,15 +78,20 @@ func (t *tape) wrote(p []byte) bool {
 
 // write adds p as one chunk.
 func (t *tape) write(p []byte) bool {
-	for len(t.body)+len(p) > cap(t.body) {
-		grown := make([]byte, len(t.body), len(t.body)+len(p)+leastRoom)
-		copy(grown, t.body)
-		t.mu.Lock()
-		t.body = grown
-		t.mu.Unlock()
+	if cap(t.body)-len(t.body) < len(p) {
+		t.grow(max(2*cap(t.body), len(t.body)+len(p)))
 	}
 	n := copy(t.body[len(t.body):cap(t.body)], p)
 	return t.wrote(t.body[len(t.body) : len(t.body)+n])
+}
+
+// grow moves the body. What was taken stays where it is.
+func (t *tape) grow(size int) {
+	grown := make([]byte, len(t.body), size)
+	copy(grown, t.body)
+	t.mu.Lock()
+	t.body = grown
+	t.mu.Unlock()
 }
 
 // end says that there is no more, and why: io.EOF when nothing is missing.
