@@ -41,7 +41,12 @@ func (c DirectoryCloner) Clone(ctx context.Context, name string) (Source, error)
 	if exists(dir) {
 		return Source{Directory: dir}, nil
 	}
-	if inUse(c.Directory) {
+	from, err := os.OpenRoot(c.Directory)
+	if err != nil {
+		return Source{}, fmt.Errorf("clone data directory: %w", err)
+	}
+	defer from.Close()
+	if inUse(from) {
 		return Source{}, mayfly.Errorf(mayfly.Conflict, "a server uses the data directory %s", c.Directory).Hint("stop it first")
 	}
 	next := filepath.Join(c.Root, "."+name+".new", "data")
@@ -59,7 +64,7 @@ func (c DirectoryCloner) copy(ctx context.Context, dst string) error {
 		return err
 	}
 	p := &preparation{work: filepath.Dir(dst), Options: Options{UID: uint32(os.Geteuid()), GID: uint32(os.Getegid())}}
-	return p.copyAll(ctx, c.Directory)
+	return p.copyAll(ctx, inputs{}, c.Directory)
 }
 
 // Remove implements Cloner.

@@ -15,7 +15,7 @@ import (
 // copy, and silent.
 var defaults = map[string]string{
 	"shared_buffers": "32MB", "autovacuum": "off", "wal_init_zero": "off", "wal_recycle": "off",
-	"jit": "off", "max_wal_senders": "2", "max_replication_slots": "4", "wal_level": "replica",
+	"jit": "off", "max_wal_senders": "2", "max_logical_replication_workers": "0", "max_replication_slots": "4", "wal_level": "replica",
 	"timezone": "UTC", "log_timezone": "UTC", "lc_messages": "C", "log_min_messages": "warning",
 	"log_checkpoints": "off", "log_line_prefix": "%m [%p] ",
 }

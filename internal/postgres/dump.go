@@ -48,10 +48,10 @@ func (p *preparation) loadServer(ctx context.Context) error {
 }
 
 func (p *preparation) loadFile(ctx context.Context, name string) error {
-	if isDirectory(name) {
+	if p.inputs.isDirectory(name) {
 		return p.loadDirectory(ctx, name)
 	}
-	r, err := open(name)
+	r, err := p.open(name)
 	if err != nil {
 		return err
 	}
@@ -69,10 +69,10 @@ func (p *preparation) loadFile(ctx context.Context, name string) error {
 // loadDirectory copies the dump to where pg_restore, as a user that may read
 // nothing else, can read it.
 func (p *preparation) loadDirectory(ctx context.Context, name string) error {
-	if !exists(filepath.Join(name, "toc.dat")) {
+	if _, err := p.inputs.stat(filepath.Join(name, "toc.dat")); err != nil {
 		return mayfly.Errorf(mayfly.Invalid, "%s is no dump: it has no toc.dat", name).Hint("name what pg_dump made, or a directory of SQL files as sql")
 	}
-	src, err := os.OpenRoot(name)
+	src, err := p.inputs.openRoot(name)
 	if err != nil {
 		return err
 	}

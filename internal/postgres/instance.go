@@ -55,8 +55,8 @@ const maxSocketPath = 107
 // Path is where the instance's socket is on the host.
 func (i Instance) Path() string { return filepath.Join(i.Socket.Host, socketName) }
 
-// Start starts the server and returns when it answers, after recovery where it
-// is needed. When it does not come up, nothing of it is left.
+// Start starts the server and returns when it accepts connections, after
+// recovery where it is needed. When it does not come up, nothing of it is left.
 func Start(ctx context.Context, i Instance) (Running, error) {
 	if err := i.check(); err != nil {
 		return Running{}, err
@@ -100,16 +100,10 @@ func (i Instance) check() error {
 // probeEvery is how often a starting server is looked at.
 const probeEvery = time.Millisecond
 
-// awaitReady returns when the server has written that it is ready and answers
-// a query. A connection to one that is not would cost it a process each time.
+// awaitReady returns when the server has written that it accepts connections.
+// To ask it with connections would cost it a process for each.
 func (r Running) awaitReady(ctx context.Context) error {
-	err := r.whileAlive(ctx, func(ctx context.Context) error {
-		if err := r.awaitStatus(ctx); err != nil {
-			return err
-		}
-		return r.withConn(ctx, maintenance(r.Database), func(*pgconn.PgConn) error { return nil })
-	})
-	if err != nil {
+	if err := r.whileAlive(ctx, r.awaitStatus); err != nil {
 		return fmt.Errorf("wait for postgres: %w", err)
 	}
 	return nil

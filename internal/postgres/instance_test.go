@@ -77,9 +77,17 @@ func TestStartEndsWithItsContext(t *testing.T) {
 	if _, err := Start(ctx, i); err == nil {
 		t.Error("no error")
 	}
-	if inUse(i.Data.Host) {
+	if used(t, i.Data.Host) {
 		t.Error("a server is left")
 	}
+}
+
+func used(t *testing.T, dir string) bool {
+	t.Helper()
+	root, err := os.OpenRoot(dir)
+	must(t, err)
+	defer root.Close()
+	return inUse(root)
 }
 
 func TestStartChecksVersionAndSocketPath(t *testing.T) {
@@ -221,15 +229,15 @@ func TestKilledInstanceLeavesNoProcessAndNoSharedMemory(t *testing.T) {
 	before, err := os.ReadFile("/proc/sysvipc/shm")
 	must(t, err)
 	r := start(t, instance(t, copyOf(t, baseline(t))))
-	if !inUse(r.Data.Host) {
+	if !used(t, r.Data.Host) {
 		t.Fatal("a running server is not seen: this tests nothing")
 	}
 	must(t, r.Kill(t.Context()))
 	deadline := time.Now().Add(5 * time.Second)
-	for inUse(r.Data.Host) && time.Now().Before(deadline) {
+	for used(t, r.Data.Host) && time.Now().Before(deadline) {
 		time.Sleep(time.Millisecond)
 	}
-	if inUse(r.Data.Host) {
+	if used(t, r.Data.Host) {
 		t.Error("a process is left")
 	}
 	after, err := os.ReadFile("/proc/sysvipc/shm")

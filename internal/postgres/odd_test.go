@@ -134,6 +134,39 @@ func TestPreparationIsContained(t *testing.T) {
 	}
 }
 
+func TestNoLinkOfATemplateLeadsOutOfIt(t *testing.T) {
+	inside, outside := t.TempDir(), t.TempDir()
+	must(t, os.WriteFile(filepath.Join(outside, "secret.sql"), []byte("top secret;"), 0o600))
+	must(t, os.WriteFile(filepath.Join(inside, "good.sql"), []byte("CREATE TABLE t (a int);"), 0o600))
+	must(t, os.Symlink(filepath.Join(outside, "secret.sql"), filepath.Join(inside, "link.sql")))
+	must(t, os.Symlink(outside, filepath.Join(inside, "dir")))
+	must(t, os.Symlink("good.sql", filepath.Join(inside, "near.sql")))
+	o := options(t, nil)
+	o.Inputs = inside
+	o.SQL = []string{"near.sql"}
+	prepare(t, o)
+	data := copyOf(t, baseline(t))
+	must(t, os.RemoveAll(filepath.Join(data, "pg_tblspc")))
+	must(t, os.Mkdir(filepath.Join(data, "pg_tblspc"), 0o700))
+	must(t, os.Symlink(outside, filepath.Join(data, "pg_tblspc", "16999")))
+	must(t, os.Rename(data, filepath.Join(inside, "pgdata")))
+	for name, change := range map[string]func(*Options){
+		"SQL":        func(o *Options) { o.SQL = []string{"link.sql"} },
+		"directory":  func(o *Options) { o.SQL = []string{"dir"} },
+		"parent":     func(o *Options) { o.SQL = []string{"../" + filepath.Base(outside) + "/secret.sql"} },
+		"absolute":   func(o *Options) { o.SQL = []string{filepath.Join(outside, "secret.sql")} },
+		"dump":       func(o *Options) { o.Source.Dump = "link.sql" },
+		"tablespace": func(o *Options) { o.Source.Directory = "pgdata" },
+	} {
+		o := options(t, nil)
+		o.Inputs = inside
+		change(&o)
+		if err := Prepare(t.Context(), o); err == nil || strings.Contains(err.Error(), "top secret") {
+			t.Errorf("%s: error = %v, want one without the content", name, err)
+		}
+	}
+}
+
 func TestCancelledPreparationLeavesNothing(t *testing.T) {
 	o := options(t, nil)
 	o.SQL = []string{file(t, "slow.sql", "SELECT pg_sleep(600);")}

@@ -24,6 +24,10 @@ type Options struct {
 	Role     string // owner of the database and everything in it; cannot log in
 	Secret   string // of Admin, not guessable
 	Source   Source
+	// Inputs is the directory that the names of Source, SQL and Masking are
+	// relative to, and that no link leads out of; empty: names are paths of
+	// this machine.
+	Inputs string
 	// Extensions are created before anything is loaded.
 	Extensions []string
 	// SQL and Masking are files, or directories whose *.sql files are taken in
@@ -69,6 +73,7 @@ func (o Options) check() error {
 type preparation struct {
 	Options
 	work    string // data/, socket/ and input/ on the host
+	inputs  inputs
 	running Running
 }
 
@@ -97,7 +102,12 @@ func Prepare(ctx context.Context, o Options) error {
 	if err := os.RemoveAll(p.work); err != nil {
 		return err
 	}
-	err := p.makeDirs()
+	var err error
+	if p.inputs, err = openInputs(o.Inputs); err != nil {
+		return err
+	}
+	defer p.inputs.close()
+	err = p.makeDirs()
 	if err == nil {
 		err = p.prepare(ctx)
 	}
@@ -194,7 +204,7 @@ func (p *preparation) fill(ctx context.Context) error {
 	case p.Source.Server != nil && p.Source.Physical:
 		return p.baseBackup(ctx)
 	case p.cluster != "":
-		return p.copyTree(ctx, p.cluster, ".")
+		return p.copyTree(ctx, inputs{}, p.cluster, ".")
 	}
 	out, err := p.tool(ctx, "initdb", "-D", insideData, "-U", Admin, "--auth=trust", "--encoding=UTF8",
 		"--locale=C.UTF-8", "--no-sync", "--no-instructions")
@@ -249,7 +259,7 @@ func (p *preparation) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	err = p.running.whileAlive(ctx, p.running.awaitStatus)
+	err = p.running.awaitReady(ctx)
 	if err == nil {
 		err = p.rename(ctx)
 	}

@@ -146,7 +146,7 @@ func source(t *testing.T) Running {
 	}
 	p := &preparation{Options: o, work: dir}
 	must(t, os.Mkdir(filepath.Join(dir, "input"), 0o755))
-	must(t, p.copyTree(t.Context(), cluster(t, "postgres"), "."))
+	must(t, p.copyTree(t.Context(), inputs{}, cluster(t, "postgres"), "."))
 	i := Instance{Install: o.Install, Database: "postgres", Secret: secret, NoSync: true,
 		Data: Dir{Host: p.data(), Inside: insideData}, Socket: Dir{Host: filepath.Join(dir, "socket"), Inside: insideSocket}}
 	process, err := p.local(false).Launch(t.Context(), Command{Argv: append(i.arguments(), "-c", "max_prepared_transactions=5",

@@ -8,13 +8,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 
 	"github.com/klauspost/compress/zstd"
 
@@ -24,7 +22,7 @@ import (
 // runFiles executes SQL files in order.
 func (p *preparation) runFiles(ctx context.Context, names []string) error {
 	for _, name := range names {
-		files, err := scripts(name)
+		files, err := p.scripts(name)
 		if err != nil {
 			return err
 		}
@@ -41,15 +39,15 @@ func (p *preparation) runFiles(ctx context.Context, names []string) error {
 var suffixes = []string{".sql", ".sql.gz", ".sql.zst"}
 
 // scripts lists the files that a name stands for.
-func scripts(name string) ([]string, error) {
-	info, err := os.Stat(name)
+func (p *preparation) scripts(name string) ([]string, error) {
+	info, err := p.inputs.stat(name)
 	if err != nil {
 		return nil, mayfly.Errorf(mayfly.Invalid, "no SQL to run: %w", err).Hint("correct the path in the manifest")
 	}
 	if !info.IsDir() {
 		return []string{name}, nil
 	}
-	entries, err := os.ReadDir(name)
+	entries, err := p.inputs.readDir(name)
 	var files []string
 	for _, e := range entries {
 		if !e.IsDir() && slices.ContainsFunc(suffixes, func(s string) bool { return strings.HasSuffix(e.Name(), s) }) {
@@ -63,7 +61,7 @@ func scripts(name string) ([]string, error) {
 }
 
 func (p *preparation) runFile(ctx context.Context, name string) error {
-	r, err := open(name)
+	r, err := p.open(name)
 	if err != nil {
 		return err
 	}
@@ -90,8 +88,8 @@ func (s script) Close() error {
 }
 
 // open opens a regular file and recognises how it is compressed.
-func open(name string) (script, error) {
-	f, err := os.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+func (p *preparation) open(name string) (script, error) {
+	f, err := p.inputs.open(name)
 	if err != nil {
 		return script{}, mayfly.Errorf(mayfly.Invalid, "read SQL: %w", err)
 	}
@@ -243,10 +241,4 @@ func missingExtension(message string) string {
 		}
 	}
 	return ""
-}
-
-// isDirectory reports whether there is a directory.
-func isDirectory(name string) bool {
-	info, err := os.Stat(name)
-	return err == nil && info.Mode().Type() == fs.ModeDir
 }

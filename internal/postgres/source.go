@@ -257,7 +257,7 @@ func (p *preparation) relinkTablespaces() error {
 // copyDirectory copies a stopped server's data directory, and what its links
 // lead to.
 func (p *preparation) copyDirectory(ctx context.Context) error {
-	from, err := os.OpenRoot(p.Source.Directory)
+	from, err := p.inputs.openRoot(p.Source.Directory)
 	if err != nil {
 		return mayfly.Errorf(mayfly.Invalid, "open data directory: %w", err)
 	}
@@ -265,22 +265,22 @@ func (p *preparation) copyDirectory(ctx context.Context) error {
 	if err := checkMajor(from, p.Source.Directory, p.Install); err != nil {
 		return err
 	}
-	if inUse(p.Source.Directory) {
+	if inUse(from) {
 		return mayfly.Errorf(mayfly.Conflict, "a server uses the data directory %s", p.Source.Directory).
 			Hint("stop it, or name the server as the source")
 	}
-	return p.copyAll(ctx, p.Source.Directory)
+	return p.copyAll(ctx, p.inputs, p.Source.Directory)
 }
 
 // copyAll copies a data directory with its tablespaces.
-func (p *preparation) copyAll(ctx context.Context, from string) error {
-	if err := p.copyTree(ctx, from, "."); err != nil {
+func (p *preparation) copyAll(ctx context.Context, in inputs, from string) error {
+	if err := p.copyTree(ctx, in, from, "."); err != nil {
 		return fmt.Errorf("copy data directory: %w", err)
 	}
-	links, err := os.ReadDir(filepath.Join(from, "pg_tblspc"))
+	links, err := in.readDir(filepath.Join(from, "pg_tblspc"))
 	for _, l := range links {
 		if l.Type() == fs.ModeSymlink && err == nil {
-			err = p.copyTree(ctx, filepath.Join(from, "pg_tblspc", l.Name()), tablespacesDir+"/"+l.Name())
+			err = p.copyTree(ctx, in, filepath.Join(from, "pg_tblspc", l.Name()), tablespacesDir+"/"+l.Name())
 		}
 	}
 	if err != nil {
@@ -291,8 +291,8 @@ func (p *preparation) copyAll(ctx context.Context, from string) error {
 
 // inUse reports whether a process works in the directory, as every process of
 // Postgres does in its own, whatever it is called there.
-func inUse(dir string) bool {
-	here, err := os.Stat(dir)
+func inUse(dir *os.Root) bool {
+	here, err := dir.Stat(".")
 	if err != nil {
 		return false
 	}
@@ -307,8 +307,8 @@ func inUse(dir string) bool {
 
 // copyTree copies directories and regular files; pg_wal may be a link, others
 // stay links.
-func (p *preparation) copyTree(ctx context.Context, from, to string) error {
-	src, err := os.OpenRoot(from) // follows a link to a tablespace
+func (p *preparation) copyTree(ctx context.Context, in inputs, from, to string) error {
+	src, err := in.openRoot(from) // follows a link to a tablespace
 	if err != nil {
 		return err
 	}
@@ -334,7 +334,7 @@ func (p *preparation) copyTree(ctx context.Context, from, to string) error {
 			return p.makeDir(dst, target)
 		case fs.ModeSymlink:
 			if name == "pg_wal" {
-				return p.copyTree(ctx, filepath.Join(from, name), "pg_wal")
+				return p.copyTree(ctx, in, filepath.Join(from, name), "pg_wal")
 			}
 			if filepath.Dir(name) == "pg_tblspc" {
 				return dst.Symlink("/", target) // made to lead somewhere in the end
