@@ -4,6 +4,7 @@ package docs
 import (
 	"bytes"
 	"fmt"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,6 +15,7 @@ import (
 	"testing"
 
 	"mayfly.dev/mayfly/internal/manifest"
+	"mayfly.dev/mayfly/internal/scriptedmodel"
 )
 
 // block is a fenced block of a document whose commands are run: one that is
@@ -168,7 +170,8 @@ func TestCommandsInDocumentsDoWhatIsShown(t *testing.T) {
 		t.Skip("environments need root")
 	}
 	bin := t.TempDir()
-	build := exec.Command("go", "build", "-o", bin+"/", "mayfly.dev/mayfly/cmd/mayfly", "mayfly.dev/mayfly/cmd/mayfly-guest")
+	build := exec.Command("go", "build", "-o", bin+"/", "mayfly.dev/mayfly/cmd/mayfly", "mayfly.dev/mayfly/cmd/mayfly-guest",
+		"mayfly.dev/mayfly/internal/scriptedmodel/agent")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("build: %v\n%s", err, out)
@@ -183,6 +186,10 @@ func TestCommandsInDocumentsDoWhatIsShown(t *testing.T) {
 			s := &session{t: t, dir: t.TempDir(), state: filepath.Join(t.TempDir(), "state"), path: bin + ":" + os.Getenv("PATH")}
 			if name == "../README.md" {
 				exampleRepository(t, s.dir)
+			}
+			if slices.Contains(aboutAgents, name) {
+				agentRepository(t, s.dir, filepath.Join(bin, "agent"))
+				scriptedModel(t, s.state)
 			}
 			server(t, filepath.Join(bin, "mayfly"), s.state)
 			for _, b := range all {
@@ -217,6 +224,58 @@ func server(t *testing.T, program, state string) {
 			t.Errorf("server: %v\n%s", err, log.String())
 		}
 	})
+}
+
+// aboutAgents are the documents whose commands run an agent: the small one of
+// the tests, which finds a scripted model behind the gateway.
+var aboutAgents = []string{"gateway.md", "graph.md", "replay.md", "models.md"}
+
+const script = `{"dir": "/workspace", "steps": [
+	{"think": "Let me see.", "say": "I look at the code first.", "run": "cat sum.sh"},
+	{"say": "The sign is wrong.", "write": {"path": "sum.sh", "content": "echo $(($1 + $2))\n"}},
+	{"say": "Now the test.", "run": "sh test.sh", "expect": "PASS"},
+	{"say": "The sum is a sum again."}
+]}`
+
+func agentRepository(t *testing.T, dir, agent string) {
+	t.Helper()
+	b, err := os.ReadFile(agent)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, content := range map[string][]byte{
+		"agent": b, "sum.sh": []byte("echo $(($1 - $2))\n"),
+		"test.sh": []byte("[ $(sh sum.sh 1 2) = 3 ] && echo '--- PASS: TestSum (0.00s)' || echo '--- FAIL: TestSum (0.00s)'\n"),
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), content, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if out, err := exec.Command("git", "-C", dir, "init", "-q").CombinedOutput(); err != nil {
+		t.Fatalf("git: %v: %s", err, out)
+	}
+}
+
+// scriptedModel starts a model, and says where it is in the state directory.
+func scriptedModel(t *testing.T, state string) {
+	t.Helper()
+	parsed, err := scriptedmodel.ParseScript([]byte(script))
+	if err != nil {
+		t.Fatal(err)
+	}
+	model := httptest.NewServer(&scriptedmodel.Server{Script: parsed})
+	t.Cleanup(model.Close)
+	if err := os.MkdirAll(state, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	key := filepath.Join(t.TempDir(), "model.key")
+	if err := os.WriteFile(key, []byte("sk-of-nobody-at-all\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	providers := "providers:\n  - name: anthropic\n    url: " + model.URL + "\n    key_file: " + key + "\n"
+	if err := os.WriteFile(filepath.Join(state, "providers.yaml"), []byte(providers), 0o600); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // exampleRepository makes a repository of the example in dir.

@@ -63,7 +63,7 @@ func TestEveryCommandExplainsItself(t *testing.T) {
 func TestReadsSpeakJSON(t *testing.T) {
 	a := newApp()
 	defer a.close()
-	other := map[string]bool{"mayfly": true, "env": true, "snapshot": true, "template": true, "model": true, "serve": true, "shell": true}
+	other := map[string]bool{"mayfly": true, "env": true, "snapshot": true, "template": true, "model": true, "provider": true, "serve": true, "shell": true}
 	walk(a.rootCommand(), func(c *cobra.Command) {
 		if !other[c.Name()] && c.Flags().Lookup("json") == nil {
 			t.Errorf("%s has no --json", c.CommandPath())

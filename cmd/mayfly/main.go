@@ -116,7 +116,7 @@ func (a *app) rootCommand() *cobra.Command {
 	}{
 		{"run", []*cobra.Command{a.runCommand(), a.execCommand(), a.shellCommand(), a.logsCommand(), a.lockCommand(), a.replayCommand()}},
 		{"change", []*cobra.Command{a.graphCommand(), a.showCommand(), a.diffCommand(), a.applyCommand(), a.rollbackCommand(), a.forkCommand(), a.snapshotCommand(), a.hashCommand()}},
-		{"manage", []*cobra.Command{a.envCommand(), a.eventsCommand(), a.modelCommand(), a.templateCommand(), a.forgetCommand(), a.serveCommand(), a.doctorCommand(), a.versionCommand()}},
+		{"manage", []*cobra.Command{a.envCommand(), a.eventsCommand(), a.modelCommand(), a.providerCommand(), a.templateCommand(), a.forgetCommand(), a.serveCommand(), a.doctorCommand(), a.versionCommand()}},
 	} {
 		for _, c := range g.commands {
 			c.GroupID = g.id

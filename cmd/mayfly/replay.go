@@ -254,7 +254,7 @@ func printReplay(p *replayed) {
 		if d.Step > 0 {
 			where = fmt.Sprintf("step %d: %s", d.Step, d.Kind)
 		}
-		fmt.Println(terminal.Safe(strings.TrimSpace("  " + where + " " + d.Path)))
+		fmt.Println("  " + terminal.Safe(strings.TrimSpace(where+" "+d.Path)))
 		fmt.Println("    recorded  " + terminal.Safe(cmp.Or(d.Recorded, "nothing")))
 		fmt.Println("    replayed  " + terminal.Safe(cmp.Or(d.Replayed, "nothing")))
 	}

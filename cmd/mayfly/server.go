@@ -82,7 +82,7 @@ func newServer(ctx context.Context, stateDir string, log *slog.Logger) (_ server
 		Dir:      filepath.Join(stateDir, "templates"),
 		Pool:     pool,
 		Runtimes: runtimes(groups),
-		Files:    agentconfig.Files(agentconfig.Options{Port: gateway.Port, Hooks: true}),
+		Files:    agentconfig.Files(agentconfig.Options{Port: gateway.Port, Hooks: true, ProjectHooks: os.Getenv("MAYFLY_PROJECT_HOOKS") == "1"}),
 		Log:      log,
 	})
 	s.closers = append(s.closers, drv.Close)
