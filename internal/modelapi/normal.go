@@ -20,7 +20,7 @@ import (
 // and durations, the order in which parallel results arrived. The rules are in
 // rules.json. Errors are of kind Invalid.
 func Normalise(api string, header http.Header, body []byte) ([]byte, error) {
-	return rules.normalise(api, header, body)
+	return rules().normalise(api, header, body)
 }
 
 // Key is the digest of the normalised request, "sha256:…".
@@ -141,7 +141,7 @@ func (n *normaliser) text(path []string, s string) string {
 
 // steady takes out of a system prompt what differs between identical runs.
 func steady(api, s string) string {
-	return rules.normaliser(api).text([]string{"system"}, s)
+	return rules().normaliser(api).text([]string{"system"}, s)
 }
 
 // canonical appends the form of RFC 8785.

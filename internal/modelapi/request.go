@@ -37,8 +37,8 @@ func (c *Conversation) head(header http.Header, turns []Turn, shared int) Reques
 func (c *Conversation) describe(v value, r *Request) {
 	if c.digests.systemOf != r.System {
 		c.digests.systemOf, c.digests.system = r.System, ""
-		c.digests.shapes = make([]bool, len(rules.Shapes))
-		for i, s := range rules.Shapes {
+		c.digests.shapes = make([]bool, len(rules().Shapes))
+		for i, s := range rules().Shapes {
 			c.digests.shapes[i] = s.System != "" && strings.Contains(r.System, s.System)
 		}
 		if r.System != "" {
@@ -192,8 +192,8 @@ func (t Tool) runs() bool { return t.Kind == "function" || t.Kind == "custom" }
 
 // identify finds out who asks.
 func identify(header http.Header, v value, r *Request) {
-	for i := range rules.Identity {
-		rules.Identity[i].apply(header, v, r)
+	for i := range rules().Identity {
+		rules().Identity[i].apply(header, v, r)
 	}
 	if r.Agent == r.Session && r.Parent == "" {
 		r.Agent = ""
@@ -341,8 +341,8 @@ func (c *Conversation) classify(header http.Header, turns []Turn, shared int, r 
 			r.Compaction = r.Compaction || b.Kind == triggerBlock
 		}
 	}
-	for i := range rules.Shapes {
-		s := &rules.Shapes[i]
+	for i := range rules().Shapes {
+		s := &rules().Shapes[i]
 		if s.System != "" && (c.digests.shapes == nil || !c.digests.shapes[i]) {
 			continue
 		}

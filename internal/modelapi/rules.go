@@ -43,18 +43,18 @@ type normal struct {
 	drop, places, sorted [][]string
 }
 
-var rules = mustRules(rulesFile)
-
-func mustRules(file []byte) ruleSet {
-	s, err := parseRules(file)
+// rules are those of rules.json. They are read, and their expressions compiled,
+// when they are first used, to keep programs that link this package quick to
+// start.
+var rules = sync.OnceValue(func() *ruleSet {
+	s, err := parseRules(rulesFile)
 	if err != nil {
 		panic("modelapi: rules.json: " + err.Error())
 	}
-	return s
-}
+	return &s
+})
 
-// parseRules reads rules. Expressions are compiled when they are first used,
-// to keep programs that link this package quick to start.
+// parseRules reads rules.
 func parseRules(file []byte) (ruleSet, error) {
 	var s ruleSet
 	d := json.NewDecoder(strings.NewReader(string(file)))
@@ -182,10 +182,10 @@ func sortRuns(items []value, by string) {
 // refused reports whether a result says that the call was not allowed.
 func refused(s string) bool {
 	s = strings.TrimSpace(s)
-	return slices.ContainsFunc(rules.Refused, func(p string) bool { return strings.HasPrefix(s, p) })
+	return slices.ContainsFunc(rules().Refused, func(p string) bool { return strings.HasPrefix(s, p) })
 }
 
 // failed reports whether a result says so where the API has no word for it.
 func failed(s string) bool {
-	return rules.failed().MatchString(s[:min(len(s), 512)])
+	return rules().failed().MatchString(s[:min(len(s), 512)])
 }

@@ -12,7 +12,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"regexp"
+	"strings"
 	"sync"
 
 	"mayfly.dev/mayfly"
@@ -35,10 +35,9 @@ type runKey struct {
 
 const secretSize = 32
 
-var runName = regexp.MustCompile(`^[A-Za-z0-9_-]{1,100}$`)
-
 func checkRun(run string) error {
-	if !runName.MatchString(run) {
+	const letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-"
+	if len(run) == 0 || len(run) > 100 || strings.Trim(run, letters) != "" {
 		return mayfly.Errorf(mayfly.Invalid, "bad run id %q", run)
 	}
 	return nil
