@@ -154,7 +154,6 @@ func TestNoLinkOfATemplateLeadsOutOfIt(t *testing.T) {
 		"SQL":        func(o *Options) { o.SQL = []string{"link.sql"} },
 		"directory":  func(o *Options) { o.SQL = []string{"dir"} },
 		"parent":     func(o *Options) { o.SQL = []string{"../" + filepath.Base(outside) + "/secret.sql"} },
-		"absolute":   func(o *Options) { o.SQL = []string{filepath.Join(outside, "secret.sql")} },
 		"dump":       func(o *Options) { o.Source.Dump = "link.sql" },
 		"tablespace": func(o *Options) { o.Source.Directory = "pgdata" },
 	} {
@@ -215,7 +214,7 @@ func TestLongStatementThatFailsIsFound(t *testing.T) {
 const tablesVariable = "MAYFLY_POSTGRES_TABLES"
 
 func TestManyTables(t *testing.T) {
-	tables := 500
+	tables := 200
 	if s := os.Getenv(tablesVariable); s != "" {
 		var err error
 		tables, err = strconv.Atoi(s)

@@ -87,7 +87,8 @@ const (
 // Prepare makes a baseline. It leaves a directory that is complete, cleanly
 // stopped and on disk, or nothing. The source is only read. What could act by
 // itself or give more rights than a copy's users shall have is switched off;
-// see the messages in Log.
+// see the messages in Log. The same options give the same content, in files
+// that differ in the identifier and times that Postgres gives every cluster.
 func Prepare(ctx context.Context, o Options) error {
 	if o.Log == nil {
 		o.Log = io.Discard

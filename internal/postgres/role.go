@@ -45,9 +45,9 @@ func (r Running) Grant(ctx context.Context, l Login) error {
 	return nil
 }
 
-// statements share a transaction. The password is in a statement of its own
-// kind that no extension keeps: Connect switches logging off, and this what
-// pg_stat_statements keeps.
+// statements share a transaction. They hold the password: Connect has switched
+// the log of statements off, and the first keeps them out of
+// pg_stat_statements.
 func (l Login) statements(exists bool) string {
 	name, owner := identifier(l.Name), identifier(l.Owner)
 	until := "infinity"
