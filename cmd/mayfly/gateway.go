@@ -26,10 +26,14 @@ const providersFile = "providers.yaml"
 
 // openRecordings opens what has passed the gateway. The server's own secrets
 // are never written.
-func openRecordings(stateDir string) (*recording.Store, error) {
-	return recording.Open(filepath.Join(stateDir, "recordings"), recording.Options{
-		Secrets: redact.FromEnvironment(os.Environ()),
-	})
+func openRecordings(stateDir string, p *gateway.Providers) (*recording.Store, error) {
+	secrets := redact.FromEnvironment(os.Environ())
+	for name, values := range p.Secrets() {
+		for _, v := range values {
+			secrets = append(secrets, redact.Secret{Name: name, Value: v})
+		}
+	}
+	return recording.Open(filepath.Join(stateDir, "recordings"), recording.Options{Secrets: secrets})
 }
 
 // tokenKey returns the key of the runs' tokens; it makes one the first time.

@@ -30,6 +30,7 @@ import (
 type localServer struct {
 	*control.Engine
 	door    func() error   // lets what passes the gateway end
+	unwatch func()         // ends the watching of processes
 	closers []func() error // in the order of opening
 }
 
@@ -61,15 +62,15 @@ func newServer(ctx context.Context, stateDir string, log *slog.Logger) (_ server
 		return nil, err
 	}
 	s.closers = append(s.closers, groups.Close)
-	kept, err := openRecordings(stateDir)
-	if err != nil {
-		return nil, err
-	}
-	s.closers = append(s.closers, kept.Close)
 	providers, err := gateway.OpenProviders(filepath.Join(stateDir, providersFile), log)
 	if err != nil {
 		return nil, err
 	}
+	kept, err := openRecordings(stateDir, providers)
+	if err != nil {
+		return nil, err
+	}
+	s.closers = append(s.closers, kept.Close)
 	key, err := tokenKey(stateDir)
 	if err != nil {
 		return nil, err
@@ -94,9 +95,10 @@ func newServer(ctx context.Context, stateDir string, log *slog.Logger) (_ server
 		return known.Exchanges(ctx, run)
 	})
 	door := gateway.New(gateway.Options{Runs: known, Recorder: kept, Player: player{played}, Providers: providers, Log: log})
+	watched := &watcher{Doors: door, groups: groups, redact: kept.Redact, log: log, open: map[string]bool{}}
 	s.Engine, err = control.New(ctx, control.Options{
 		Store: state, Ledger: journal, Driver: drv, Log: log,
-		Doors: door, Port: gateway.Port, TokenKey: key, Variables: agentconfig.Variables,
+		Doors: watched, Port: gateway.Port, TokenKey: key, Variables: agentconfig.Variables,
 		Recorder: keeper{kept, played}, Draw: draw,
 		Info: mayfly.Info{
 			Version: version, Installation: installation, State: stateDir,
@@ -108,6 +110,7 @@ func newServer(ctx context.Context, stateDir string, log *slog.Logger) (_ server
 	}
 	known.set(s.Engine)
 	s.door = shutdown(door)
+	s.unwatch = background(ctx, func(ctx context.Context) { watched.run(ctx, s.Engine) })
 	return s, nil
 }
 
@@ -125,7 +128,21 @@ func runtimes(groups *cgroup.Tree) map[mayfly.Isolation]func() (sandbox.Runtime,
 
 // Close stops the engine and closes the parts. Environments live on.
 func (s *localServer) Close() error {
-	return errors.Join(s.door(), s.Engine.Close(), s.closeParts())
+	err := s.door()
+	s.unwatch()
+	return errors.Join(err, s.Engine.Close(), s.closeParts())
+}
+
+// background runs f until the function that it returns is called, which waits
+// for its end.
+func background(ctx context.Context, f func(context.Context)) (stop func()) {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	var wg sync.WaitGroup
+	wg.Go(func() { f(ctx) })
+	return func() {
+		cancel()
+		wg.Wait()
+	}
 }
 
 func (s *localServer) closeParts() error {
