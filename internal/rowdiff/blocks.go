@@ -132,7 +132,7 @@ func (b *blocks) compareFiles(ctx context.Context, names [2]string) ([]span, err
 		if err != nil {
 			return nil, err
 		}
-		first := uint32(n * b.d.from.segment)
+		first := tid(n*b.d.from.segment) << 16
 		for _, s := range spans {
 			out = appendSpan(out, span{first + s.begin, first + s.end})
 		}
@@ -199,7 +199,7 @@ func compareFiles(a, b *os.File, blockSize int, suspect func([]byte) bool) ([]sp
 		}
 	}
 	if longer := max(sizes[0], sizes[1]); longer > common {
-		spans = appendSpan(spans, span{uint32(common), uint32(longer)})
+		spans = appendSpan(spans, blockSpan(uint32(common), uint32(longer)))
 	}
 	return spans, nil
 }
@@ -245,10 +245,12 @@ func comparePages(a, b *os.File, e extent, blockSize int, suspect func([]byte) b
 		}
 		if suspect != nil || !bytes.Equal(x[:n], y[:n]) {
 			for i := 0; i < int(n); i += blockSize {
-				page := x[i : i+blockSize]
-				if !bytes.Equal(page, y[i:i+blockSize]) || suspect != nil && suspect(page) {
-					block := uint32((at + int64(i)) / int64(blockSize))
-					spans = appendSpan(spans, span{block, block + 1})
+				old, now := x[i:i+blockSize], y[i:i+blockSize]
+				block := uint32((at + int64(i)) / int64(blockSize))
+				if suspect != nil && (suspect(old) || suspect(now)) {
+					spans = appendSpan(spans, blockSpan(block, block+1))
+				} else if !bytes.Equal(old, now) {
+					spans = tupleSpans(spans, old, now, block)
 				}
 			}
 		}
@@ -297,10 +299,7 @@ func (b *blocks) compareRows(ctx context.Context, t *Table) ([]span, error) {
 // mismatches merges two lists of rows that are in the order of their places.
 func mismatches(olds, news <-chan []found) []span {
 	spans := []span{}
-	differ := func(f found) {
-		block := uint32(f.at >> 16)
-		spans = appendSpan(spans, span{block, block + 1})
-	}
+	differ := func(f found) { spans = appendSpan(spans, span{f.at, f.at + 1}) }
 	var a, b []found
 	for {
 		a, b = fill(a, olds), fill(b, news)

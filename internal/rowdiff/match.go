@@ -11,8 +11,11 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// span is a range of blocks, the end not included.
-type span struct{ begin, end uint32 }
+// span is a range of places, the end not included.
+type span struct{ begin, end tid }
+
+// blockSpan is a range of whole blocks.
+func blockSpan(begin, end uint32) span { return span{tid(begin) << 16, tid(end) << 16} }
 
 // sum is a SHA-256, shortened to half: still far from where two rows meet by
 // chance or on purpose.
@@ -40,7 +43,7 @@ func (d *Diff) match(ctx context.Context, t *Table, ranges []span) ([]rowChange,
 	} else {
 		n := int64(0)
 		for _, s := range ranges {
-			n += int64(s.end - s.begin)
+			n += int64(s.end>>16-s.begin>>16) + 1
 		}
 		passes = 1 + n*100/maxPass // rows of a page, roughly
 	}
@@ -178,8 +181,8 @@ func scan(ctx context.Context, s *side, t *Table, old bool, ranges []span, each 
 func tidArrays(spans []span) (begin, end string) {
 	var a, b []string
 	for _, s := range spans {
-		a = append(a, fmt.Sprintf(`"(%d,0)"`, s.begin))
-		b = append(b, fmt.Sprintf(`"(%d,0)"`, s.end))
+		a = append(a, `"`+s.begin.text()+`"`)
+		b = append(b, `"`+s.end.text()+`"`)
 	}
 	return "{" + strings.Join(a, ",") + "}", "{" + strings.Join(b, ",") + "}"
 }

@@ -113,7 +113,7 @@ func TestNothingOfTheDatabaseIsRun(t *testing.T) {
 // set.
 func TestLargeValuesGoThroughScripts(t *testing.T) {
 	in := sharedInstance(t)
-	size := number("MAYFLY_VALUE_MB", 20) << 20
+	size := number("MAYFLY_VALUE_MB", 6) << 20
 	sized := strings.NewReplacer("SIZE", strconv.Itoa(size)).Replace
 	from, to := in.pair(t, "CREATE TABLE big (id int PRIMARY KEY, t text, b bytea, j jsonb, k text); INSERT INTO big VALUES (1, 'small', 'x', '{}', 'k'), (2, 'two', 'y', '1', 'k')",
 		sized(`UPDATE big SET t = repeat('it''s ü ', SIZE / 8) || 'end' WHERE id = 1; UPDATE big SET b = decode(repeat('00ff27', SIZE / 3), 'hex') WHERE id = 2;

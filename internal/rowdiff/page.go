@@ -1,6 +1,7 @@
 package rowdiff
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -119,4 +120,48 @@ func tupleDisputed(tuple []byte, xids map[uint32]bool) bool {
 		return false
 	}
 	return mask&xmaxMulti != 0 || xids[binary.NativeEndian.Uint32(tuple[4:])]
+}
+
+// tupleSpans adds the places of the tuples that two versions of a page do not
+// share byte for byte: all of them, where a page makes no sense.
+func tupleSpans(spans []span, old, now []byte, block uint32) []span {
+	x, ok1 := tuples(old)
+	y, ok2 := tuples(now)
+	if !ok1 || !ok2 {
+		return appendSpan(spans, blockSpan(block, block+1))
+	}
+	for i := range max(len(x), len(y)) {
+		if i < len(x) && i < len(y) && bytes.Equal(x[i], y[i]) {
+			continue
+		}
+		at := tid(block)<<16 | tid(i+1)
+		spans = appendSpan(spans, span{at, at + 1})
+	}
+	return spans
+}
+
+// tuples lists the tuples of a page by their line pointers; one that is
+// unused, dead or redirected has none.
+func tuples(page []byte) ([][]byte, bool) {
+	lower := int(binary.NativeEndian.Uint16(page[12:]))
+	if lower == 0 {
+		return nil, true
+	}
+	if lower < pageHeader || lower > len(page) {
+		return nil, false
+	}
+	var out [][]byte
+	for at := pageHeader; at+4 <= lower; at += 4 {
+		item := binary.NativeEndian.Uint32(page[at:])
+		begin, end := int(item&0x7fff), int(item&0x7fff)+int(item>>17)
+		switch {
+		case item>>15&3 != lpNormal:
+			out = append(out, nil)
+		case end > len(page):
+			return nil, false
+		default:
+			out = append(out, page[begin:end])
+		}
+	}
+	return out, true
 }

@@ -1,6 +1,7 @@
 package rowdiff
 
 import (
+	"bytes"
 	"encoding/binary"
 	"os"
 	"strings"
@@ -93,6 +94,12 @@ func FuzzPage(f *testing.F) {
 	f.Add(page, uint32(7))
 	f.Fuzz(func(t *testing.T, page []byte, xid uint32) {
 		hasDisputed(page, map[uint32]bool{xid: true})
+		if len(page) >= pageHeader {
+			tupleSpans(nil, page, bytes.Repeat([]byte{7}, len(page)), xid)
+			if got := tupleSpans(nil, page, page, xid); len(got) > 0 && got[0] != blockSpan(xid, xid+1) {
+				t.Errorf("a page differs from itself: %v", got)
+			}
+		}
 		out := map[uint32]bool{}
 		addDisputed(out, page, page[min(len(page), 3):], xid, xid+1000)
 		for x := range out {

@@ -11,17 +11,18 @@
 //  1. With both data directories at hand, the files of a table that has the
 //     same file name on both sides are compared after a checkpoint. Extents
 //     that the file system still shares are skipped without being read; the
-//     rest is compared page by page. Hint bits and vacuum make a page differ
-//     without a change of rows, which costs a little and hurts nothing.
+//     rest is compared page by page, and in pages that differ, tuple by tuple.
+//     Hint bits and vacuum make a tuple differ without a change of its row,
+//     which costs a little and hurts nothing.
 //  2. A page can be equal on both sides and still show different rows, when a
 //     transaction that wrote it was open at the time of the clone and ended
 //     later. So the commit logs are compared, too, and where they disagree,
 //     pages with a tuple of such a transaction count as changed.
-//  3. Without the directories each side computes a SHA-256 of every group of
-//     pages; groups that differ have changed.
-//  4. Rows in changed pages are read from both sides by ranges of ctid, as a
+//  3. Without the directories both sides send a SHA-256 of every row in the
+//     order in which they lie; those that differ in their place have changed.
+//  4. Rows at changed places are read from both sides by ranges of ctid, as a
 //     SHA-256 of the row and one of its key. Equal rows cancel out; it does
-//     not matter which page an update or a vacuum moved them to. Tables
+//     not matter to which place an update or a vacuum moved them. Tables
 //     without a key are compared as multisets. What is left has changed, and is
 //     remembered by ctid alone. Values are read again when somebody asks.
 //
