@@ -3,9 +3,7 @@
 package agents
 
 import (
-	"bytes"
-	"context"
-	"encoding/json"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -14,16 +12,15 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
-	"time"
 
 	"mayfly.dev/mayfly"
+	"mayfly.dev/mayfly/internal/agents/installation"
 	"mayfly.dev/mayfly/internal/scriptedmodel"
 )
 
 var (
-	binaries string // directory of mayfly, mayfly-guest and serve
+	programs string // directory of mayfly
 	slow     bool   // try the slow agents, too
 )
 
@@ -38,18 +35,11 @@ func TestMain(m *testing.M) {
 
 // prepare builds what the tests run and installs the agents once.
 func prepare(m *testing.M) (int, error) {
-	dir, err := os.MkdirTemp("", "mayfly-agents-")
-	if err != nil {
+	var err error
+	if programs, err = installation.Build(); err != nil {
 		return 0, err
 	}
-	defer os.RemoveAll(dir)
-	binaries = dir
-	build := exec.Command("go", "build", "-trimpath", "-o", dir+"/", "mayfly.dev/mayfly/cmd/mayfly",
-		"mayfly.dev/mayfly/cmd/mayfly-guest", "mayfly.dev/mayfly/internal/scriptedmodel/serve")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		return 0, fmt.Errorf("build: %w: %s", err, out)
-	}
+	defer os.RemoveAll(programs)
 	for _, a := range wanted() {
 		if err := a.install(); err != nil {
 			return 0, err
@@ -91,123 +81,77 @@ func (a Agent) install() error {
 	return os.WriteFile(stamp, nil, 0o644)
 }
 
-// installation is a server with a state directory of its own.
-type installation struct {
-	t     *testing.T
-	state string
+// secrets are canaries: each must stay where it is.
+type secrets struct {
+	prompt string // the person tells it the agent
+	result string // an action shows it
+	answer string // the model says it
+	server string // the server's environment has it, and an action shows it
 }
 
-func start(t *testing.T) *installation {
-	if os.Geteuid() != 0 {
-		t.Skip("environments need root")
+func newSecrets() secrets {
+	return secrets{
+		prompt: "ghp_" + letters(36), result: "glpat-" + letters(20), answer: "npm_" + letters(36), server: letters(32),
 	}
-	in := &installation{t, filepath.Join(t.TempDir(), "state")}
-	var log bytes.Buffer
-	server := exec.Command(filepath.Join(binaries, "mayfly"), "--state", in.state, "serve")
-	server.Stdout, server.Stderr = &log, &log
-	if err := server.Start(); err != nil {
+}
+
+func letters(n int) string {
+	const all = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
+	b := make([]byte, n)
+	rand.Read(b)
+	for i := range b {
+		b[i] = all[int(b[i])%len(all)]
+	}
+	return string(b)
+}
+
+// script is what the agent's model does: without the step that the agent
+// cannot do.
+func script(t *testing.T, a Agent, s secrets) *scriptedmodel.Script {
+	t.Helper()
+	data, err := os.ReadFile("testdata/script.json")
+	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		in.deleteAll()
-		server.Process.Signal(syscall.SIGTERM)
-		if err := server.Wait(); err != nil {
-			t.Errorf("server: %v", err)
-		}
-		if t.Failed() {
-			t.Logf("server's log:\n%s", log.String())
-		}
-	})
-	return in
-}
-
-// deleteAll deletes what a test that failed has left.
-func (in *installation) deleteAll() {
-	var list []mayfly.Environment
-	out, err := in.mayfly("/", "env", "list", "--json")
-	if err == nil {
-		err = json.Unmarshal([]byte(out), &list)
-	}
-	for _, e := range list {
-		_, deleteErr := in.mayfly("/", "env", "delete", e.ID)
-		err = errors.Join(err, deleteErr)
-	}
+	parsed, err := scriptedmodel.ParseScript([]byte(strings.ReplaceAll(string(data), "{answer}", s.answer)))
 	if err != nil {
-		in.t.Errorf("clean up: %v", err)
+		t.Fatal(err)
 	}
+	parsed.Steps = slices.DeleteFunc(parsed.Steps, func(s scriptedmodel.Step) bool { return s.Delegate != "" && !a.Delegates })
+	return parsed
 }
 
-// mayfly runs the command line in dir.
-func (in *installation) mayfly(dir string, args ...string) (string, error) {
-	in.t.Helper()
-	// Also when the test is at its end.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(in.t.Context()), 2*time.Minute)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, filepath.Join(binaries, "mayfly"), append([]string{"--state", in.state}, args...)...)
-	cmd.Dir = dir
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
-	out, err := cmd.Output()
-	if err != nil {
-		return string(out), fmt.Errorf("mayfly %s: %w: %s%s", args[0], err, out, stderr.String())
-	}
-	return string(out), nil
-}
-
-// repository is one with a failing test, and the agent and its model beside
-// it, not committed.
-func repository(t *testing.T, a Agent) string {
+// repository is one with a failing test, and the agent beside it, not
+// committed.
+func repository(t *testing.T, a Agent, s secrets) string {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "repository")
 	copyFile(t, "testdata/test.sh", filepath.Join(dir, "test.sh"))
+	env := fmt.Sprintf("GITLAB_TOKEN=%s\nOTHER=%s\n", s.result, s.server)
+	if err := os.WriteFile(filepath.Join(dir, ".env"), []byte(env), 0o644); err != nil {
+		t.Fatal(err)
+	}
 	for _, args := range [][]string{
-		{"init", "-q"}, {"add", "test.sh"},
+		{"init", "-q"}, {"add", "test.sh", ".env"},
 		{"-c", "user.name=test", "-c", "user.email=test@example.com", "commit", "-q", "-m", "a test"},
 	} {
 		if out, err := exec.Command("git", append([]string{"-C", dir}, args...)...).CombinedOutput(); err != nil {
 			t.Fatalf("git %s: %v: %s", args[0], err, out)
 		}
 	}
-	writeScript(t, a, filepath.Join(dir, "script.json"))
-	copyFile(t, filepath.Join(binaries, "serve"), filepath.Join(dir, "serve"))
 	installed, err := a.directory()
 	if err != nil {
+		t.Fatal(err)
+	}
+	// Git says nothing about changes below.
+	fact := filepath.Join(dir, "node_modules", "fact")
+	if err := errors.Join(os.MkdirAll(filepath.Dir(fact), 0o755), os.WriteFile(fact, []byte("Adding is easy.\n"), 0o644)); err != nil {
 		t.Fatal(err)
 	}
 	for _, f := range a.Files {
 		copyTree(t, filepath.Join(installed, "node_modules", f), filepath.Join(dir, "node_modules", f))
 	}
-	for path, content := range a.Config {
-		name := filepath.Join(dir, "config", path)
-		if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(name, []byte(content), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
 	return dir
-}
-
-// writeScript writes the script of the agent's model: without the step that
-// the agent cannot do.
-func writeScript(t *testing.T, a Agent, name string) {
-	t.Helper()
-	data, err := os.ReadFile("testdata/script.json")
-	if err != nil {
-		t.Fatal(err)
-	}
-	script, err := scriptedmodel.ParseScript(data)
-	if err != nil {
-		t.Fatal(err)
-	}
-	script.Steps = slices.DeleteFunc(script.Steps, func(s scriptedmodel.Step) bool { return s.Delegate != "" && !a.Delegates })
-	if data, err = json.Marshal(script); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(name, data, 0o644); err != nil {
-		t.Fatal(err)
-	}
 }
 
 func copyTree(t *testing.T, from, to string) {
@@ -260,86 +204,67 @@ func copyFile(t *testing.T, from, to string) {
 	}
 }
 
-const requests = "/home/agent/requests.jsonl"
-
-// command starts the agent beside its model, with its configuration in its
-// home.
-func (a Agent) command() []string {
-	var script strings.Builder
-	for path := range a.Config {
-		fmt.Fprintf(&script, "mkdir -p \"$HOME/%s\" && cat 'config/%s' > \"$HOME/%s\" && ", filepath.Dir(path), path, path)
-	}
-	return append([]string{
-		"sh", "-c", script.String() + `exec "$@"`, "sh",
-		"./serve", "-script", "script.json", "-listen", Address, "-requests", requests, "--",
-	}, a.Command...)
+// recorded is a run of an agent that made its test pass.
+type recorded struct {
+	*installation.Installation
+	agent   Agent
+	secrets secrets
+	prompt  string
+	env     string
+	graph   mayfly.Graph
 }
 
-func TestAgentsMakeTheTestPass(t *testing.T) {
-	in := start(t)
-	for _, a := range wanted() {
-		for _, isolation := range []mayfly.Isolation{mayfly.Native, mayfly.GVisor} {
-			t.Run(a.Name+"/"+string(isolation), func(t *testing.T) { in.try(t, a, isolation) })
-		}
-	}
+// For is the run, on behalf of a subtest.
+func (r recorded) For(t *testing.T) recorded {
+	r.Installation = r.Installation.For(t)
+	return r
 }
 
-func (in *installation) try(t *testing.T, a Agent, isolation mayfly.Isolation) {
-	in = &installation{t, in.state} // of this subtest
-	dir := repository(t, a)
-	name := a.Name + "-" + string(isolation)
-	args := []string{"run", "--name", name, "--isolation", string(isolation)}
-	for k, v := range a.Env {
-		args = append(args, "--env", k+"="+v)
+// record runs the agent, and checks that it did its work and asked for what
+// the script foresees.
+func record(t *testing.T, a Agent, isolation mayfly.Isolation) recorded {
+	t.Helper()
+	s := newSecrets()
+	r := recorded{
+		Installation: installation.Start(t, programs, script(t, a, s), "DEPLOY_TOKEN="+s.server),
+		agent:        a, secrets: s, prompt: "Make the test pass. My token is " + s.prompt + ".",
+		env: a.Name + "-" + string(isolation),
 	}
-	began := time.Now()
-	out, err := in.mayfly(dir, append(append(args, "--"), a.command()...)...)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Logf("%s took %v", name, time.Since(began).Round(time.Millisecond))
+	dir := repository(t, a, s)
+	out := r.Mayfly(dir, append([]string{"run", "--name", r.env, "--isolation", string(isolation), "--"}, a.Start(r.prompt)...)...)
 	if !strings.Contains(out, "The test passes.") {
 		t.Errorf("the agent's last words are missing in:\n%s", out)
 	}
-	in.checkRequests(t, a, name)
-	diff, err := in.mayfly(dir, "diff", name)
-	if err != nil {
-		t.Fatal(err)
-	}
+	r.checkAsked(t)
+	diff := r.Mayfly(dir, "diff", r.env)
 	if !strings.Contains(diff, "+++ b/add.sh") || !strings.Contains(diff, "+echo $(($1 + $2))") {
 		t.Errorf("the diff lacks what the agent wrote:\n%s", diff)
 	}
-	if out, err := in.mayfly(dir, "exec", name, "--", "sh", "test.sh"); err != nil || !strings.Contains(out, "PASS: 2 + 3 = 5") {
-		t.Errorf("the test afterwards: %v: %s", err, out)
+	if out := r.Mayfly(dir, "exec", r.env, "--", "sh", "test.sh"); !strings.Contains(out, "PASS: 2 + 3 = 5") {
+		t.Errorf("the test afterwards: %s", out)
 	}
-	if _, err := in.mayfly(dir, "env", "delete", name); err != nil {
-		t.Error(err)
-	}
+	r.JSON(&r.graph, "graph", r.env, "--json")
+	return r
 }
 
-// checkRequests looks at what the model was asked: the script's steps in
-// order, and nothing that it could not answer.
-func (in *installation) checkRequests(t *testing.T, a Agent, env string) {
+// checkAsked looks at what the model was asked: the script's steps in order,
+// each with the real key, and nothing that it could not answer.
+func (r recorded) checkAsked(t *testing.T) {
 	t.Helper()
-	log, err := in.mayfly("/", "exec", env, "--", "cat", requests)
-	if err != nil {
-		t.Fatal(err)
-	}
 	var steps []string
-	for line := range strings.Lines(log) {
-		var e scriptedmodel.Exchange
-		if err := json.Unmarshal([]byte(line), &e); err != nil {
-			t.Fatalf("request %q: %v", line, err)
-		}
+	for _, e := range r.Model.Taken() {
 		if e.Error != "" || strings.HasPrefix(e.Text, "UNEXPECTED") {
 			t.Errorf("%s: %s%s", e.Path, e.Error, e.Text)
+		}
+		if e.Key != r.Key && e.Method == "POST" {
+			t.Errorf("%s: key = %q, want the real one", e.Path, e.Key)
 		}
 		if e.Step != "" {
 			steps = append(steps, fmt.Sprint(e.Step, " ", e.Status))
 		}
 	}
 	want := []string{"call 1 200", "call 2 200", "call 3 529", "call 3 200", "call 4 200"}
-	if a.Delegates {
+	if r.agent.Delegates {
 		want = []string{
 			"call 1 200", "call 2 200", "counter 1 200", "counter 2 200", "call 3 200", "call 4 529", "call 4 200", "call 5 200",
 		}
@@ -349,19 +274,30 @@ func (in *installation) checkRequests(t *testing.T, a Agent, env string) {
 	}
 }
 
-func TestAgentsFailWithoutTheirModel(t *testing.T) {
-	in := start(t)
-	// The control: with nobody listening the same agent must not succeed, so
-	// that success above comes from the model inside.
-	a := All[0]
-	dir := repository(t, a)
-	args := []string{"run", "--rm", "--timeout", "20s"}
-	for k, v := range a.Env {
-		args = append(args, "--env", k+"="+v)
+// The numbers of the script's steps as the graph has them.
+func (r recorded) steps() (look, delegate, write, test, last int) {
+	if r.agent.Delegates {
+		return 1, 2, 5, 6, 7
 	}
-	out, err := in.mayfly(dir, append(append(args, "--"), a.Command...)...)
-	var exit *exec.ExitError
-	if !errors.As(err, &exit) {
-		t.Errorf("got = %q, %v; want a failure", out, err)
+	return 1, 0, 2, 3, 4
+}
+
+func TestAgents(t *testing.T) {
+	for _, a := range wanted() {
+		isolations := []mayfly.Isolation{mayfly.Native}
+		if a.Name == "claude" || a.Name == "codex-direct" {
+			isolations = append(isolations, mayfly.GVisor)
+		}
+		for _, isolation := range isolations {
+			t.Run(a.Name+"/"+string(isolation), func(t *testing.T) {
+				r := record(t, a, isolation)
+				t.Run("graph", func(t *testing.T) { r.For(t).checkGraph(t) })
+				t.Run("secrets", func(t *testing.T) { r.For(t).checkSecrets(t) })
+				t.Run("replay", func(t *testing.T) { r.For(t).checkReplay(t) })
+				t.Run("changes", func(t *testing.T) { r.For(t).checkChanges(t) })
+				t.Run("fork", func(t *testing.T) { r.For(t).checkForks(t) })
+				t.Run("rollback", func(t *testing.T) { r.For(t).checkRollback(t) })
+			})
+		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 )
@@ -21,6 +22,15 @@ type Server struct {
 
 	mu    sync.Mutex     // guards what follows, and Requests
 	asked map[string]int // how often a step was asked for, by its name
+	begun []string
+}
+
+// Begun names the steps that were asked for, those that are still being
+// answered among them.
+func (s *Server) Begun() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.begun)
 }
 
 // Exchange is one request and the answer in short, as JSON.
@@ -169,11 +179,9 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request, p protocol, body
 
 // trouble is what is to go wrong with the answer this time.
 func (s *Server) trouble(r reply) Trouble {
-	if r.trouble == (Trouble{}) {
-		return Trouble{}
-	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.begun = append(s.begun, r.step)
 	if s.asked == nil {
 		s.asked = map[string]int{}
 	}

@@ -51,6 +51,10 @@ func (m *Model) Taken() []scriptedmodel.Exchange {
 	return seen
 }
 
+// Begun lists the steps that the model was asked for since the beginning, those
+// on whose answers it still works among them.
+func (m *Model) Begun() []string { return m.server.Begun() }
+
 // random is a word that nobody has written before, in the small letters and
 // digits that names may have.
 func random() string { return strings.ToLower(rand.Text()) }
