@@ -21,10 +21,10 @@ import (
 
 // blocks finds the pages of a table that may hold rows that differ.
 type blocks struct {
-	d        *Diff
-	clones   bool // of one instance
-	files    bool // both directories are at hand
-	disputed map[uint32]bool
+	d      *Diff
+	clones bool // of one instance
+	files  bool // both directories are at hand
+	log    *commitLog
 }
 
 func (d *Diff) newBlocks(ctx context.Context) (*blocks, error) {
@@ -37,7 +37,7 @@ func (d *Diff) newBlocks(ctx context.Context) (*blocks, error) {
 		return nil, err
 	}
 	var err error
-	b.disputed, err = disputed(d.from.dir, d.to.dir, d.from.blockSize, uint32(min(d.from.nextXID, d.to.nextXID)))
+	b.log, err = readCommitLog(d.from.dir, d.to.dir, d.from.blockSize, uint32(min(d.from.nextXID, d.to.nextXID)))
 	return b, err
 }
 
@@ -160,16 +160,16 @@ func (b *blocks) compareSegment(names [2]string) (spans []span, more bool, err e
 		return nil, false, nil
 	}
 	var suspect func([]byte) bool
-	if len(b.disputed) > 0 {
-		suspect = func(page []byte) bool { return hasDisputed(page, b.disputed) }
+	if len(b.log.disputed) > 0 {
+		suspect = func(page []byte) bool { return hasDisputed(page, b.log.disputed) }
 	}
-	spans, err = compareFiles(files[0], files[1], b.d.from.blockSize, suspect)
+	spans, err = b.log.compareFiles(files[0], files[1], b.d.from.blockSize, suspect)
 	return spans, true, err
 }
 
 // compareFiles finds the blocks that differ or that suspect finds fault with.
 // A nil file is an empty one.
-func compareFiles(a, b *os.File, blockSize int, suspect func([]byte) bool) ([]span, error) {
+func (l *commitLog) compareFiles(a, b *os.File, blockSize int, suspect func([]byte) bool) ([]span, error) {
 	sizes := [2]int64{}
 	for i, f := range []*os.File{a, b} {
 		if f == nil {
@@ -189,7 +189,7 @@ func compareFiles(a, b *os.File, blockSize int, suspect func([]byte) bool) ([]sp
 			todo = unshared(a, b, common*int64(blockSize), int64(blockSize))
 		}
 		for _, e := range todo {
-			found, err := compareRange(a, b, e, blockSize, suspect)
+			found, err := l.compareRange(a, b, e, blockSize, suspect)
 			if err != nil {
 				return nil, err
 			}
@@ -206,17 +206,17 @@ func compareFiles(a, b *os.File, blockSize int, suspect func([]byte) bool) ([]sp
 
 // compareRange reads a range of both files, each half of it in a goroutine of
 // its own when it is long.
-func compareRange(a, b *os.File, e extent, blockSize int, suspect func([]byte) bool) ([]span, error) {
+func (l *commitLog) compareRange(a, b *os.File, e extent, blockSize int, suspect func([]byte) bool) ([]span, error) {
 	const long = 16 << 20
 	if e.end-e.begin < long {
-		return comparePages(a, b, e, blockSize, suspect)
+		return l.comparePages(a, b, e, blockSize, suspect)
 	}
 	middle := (e.begin + e.end) / 2 / int64(blockSize) * int64(blockSize)
 	var halves [2][]span
 	var g errgroup.Group
 	for i, half := range []extent{{e.begin, middle}, {middle, e.end}} {
 		g.Go(func() (err error) {
-			halves[i], err = comparePages(a, b, half, blockSize, suspect)
+			halves[i], err = l.comparePages(a, b, half, blockSize, suspect)
 			return err
 		})
 	}
@@ -229,7 +229,7 @@ func compareRange(a, b *os.File, e extent, blockSize int, suspect func([]byte) b
 	return halves[0], nil
 }
 
-func comparePages(a, b *os.File, e extent, blockSize int, suspect func([]byte) bool) ([]span, error) {
+func (l *commitLog) comparePages(a, b *os.File, e extent, blockSize int, suspect func([]byte) bool) ([]span, error) {
 	const chunk = 256 << 10
 	x, y := make([]byte, chunk), make([]byte, chunk)
 	var spans []span
@@ -250,7 +250,7 @@ func comparePages(a, b *os.File, e extent, blockSize int, suspect func([]byte) b
 				if suspect != nil && (suspect(old) || suspect(now)) {
 					spans = appendSpan(spans, blockSpan(block, block+1))
 				} else if !bytes.Equal(old, now) {
-					spans = tupleSpans(spans, old, now, block)
+					spans = l.tupleSpans(spans, old, now, block)
 				}
 			}
 		}

@@ -11,12 +11,19 @@ import (
 	"strconv"
 )
 
-// disputed finds the transactions below limit that one side's commit log
+// commitLog is what the commit logs of both sides say about transactions.
+type commitLog struct {
+	disputed   map[uint32]bool
+	known      map[uint32]bool // segments that both sides have
+	perSegment uint32
+}
+
+// readCommitLog finds the transactions below limit that one side's commit log
 // calls committed and the other's does not: they were open when one side was
 // cloned. Segments that one side no longer has hold transactions that every
 // page has forgotten.
-func disputed(from, to *os.Root, blockSize int, limit uint32) (map[uint32]bool, error) {
-	out := map[uint32]bool{}
+func readCommitLog(from, to *os.Root, blockSize int, limit uint32) (*commitLog, error) {
+	l := &commitLog{map[uint32]bool{}, map[uint32]bool{}, uint32(32 * blockSize * 4)}
 	dir, err := from.Open("pg_xact")
 	if err != nil {
 		return nil, fmt.Errorf("read the commit log: %w", err)
@@ -42,9 +49,10 @@ func disputed(from, to *os.Root, blockSize int, limit uint32) (map[uint32]bool, 
 		if err != nil {
 			return nil, err
 		}
-		addDisputed(out, x, y, uint32(n)*uint32(32*blockSize*4), limit)
+		l.known[uint32(n)] = true
+		addDisputed(l.disputed, x, y, uint32(n)*l.perSegment, limit)
 	}
-	return out, nil
+	return l, nil
 }
 
 func readSegment(dir *os.Root, name string, blockSize int) ([]byte, error) {
@@ -123,15 +131,15 @@ func tupleDisputed(tuple []byte, xids map[uint32]bool) bool {
 }
 
 // tupleSpans adds the places of the tuples that two versions of a page do not
-// share byte for byte: all of them, where a page makes no sense.
-func tupleSpans(spans []span, old, now []byte, block uint32) []span {
+// share: all of them, where a page makes no sense.
+func (l *commitLog) tupleSpans(spans []span, old, now []byte, block uint32) []span {
 	x, ok1 := tuples(old)
 	y, ok2 := tuples(now)
 	if !ok1 || !ok2 {
 		return appendSpan(spans, blockSpan(block, block+1))
 	}
 	for i := range max(len(x), len(y)) {
-		if i < len(x) && i < len(y) && bytes.Equal(x[i], y[i]) {
+		if i < len(x) && i < len(y) && l.sameTuple(x[i], y[i]) {
 			continue
 		}
 		at := tid(block)<<16 | tid(i+1)
@@ -164,4 +172,27 @@ func tuples(page []byte) ([][]byte, bool) {
 		}
 	}
 	return out, true
+}
+
+// hints are the bits of t_infomask that repeat what the commit log says.
+const hints = 0x0f00
+
+// sameTuple compares two tuples byte for byte, but for hints about
+// transactions that both commit logs know.
+func (l *commitLog) sameTuple(x, y []byte) bool {
+	if len(x) != len(y) || len(x) < tupleHeader {
+		return bytes.Equal(x, y)
+	}
+	a, b := binary.NativeEndian.Uint16(x[20:]), binary.NativeEndian.Uint16(y[20:])
+	if !bytes.Equal(x[:20], y[:20]) || !bytes.Equal(x[22:], y[22:]) || (a^b)&^hints != 0 {
+		return false
+	}
+	return a == b || a&xmaxMulti == 0 && l.knows(x) && l.knows(x[4:])
+}
+
+// knows tells whether the state of a transaction can be looked up on both
+// sides. Those below 3 have none.
+func (l *commitLog) knows(b []byte) bool {
+	xid := binary.NativeEndian.Uint32(b)
+	return xid < 3 || l.known[xid/l.perSegment]
 }
