@@ -134,7 +134,37 @@ func TestAnswersAreThoseOfTheServiceItself(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	content := record(s, run.ID)
+	q := mayfly.AddModel{Name: "reviewer", Provider: "anthropic", ID: "sonnet"}
 	for name, call := range map[string]func(mayfly.Service) (any, error){
+		"graph":     func(s mayfly.Service) (any, error) { return s.Graph(ctx, run.ID) },
+		"exchanges": func(s mayfly.Service) (any, error) { return s.Exchanges(ctx, run.ID) },
+		"forget":    func(s mayfly.Service) (any, error) { return s.ForgetExact(ctx, run.ID) },
+		"add model": func(s mayfly.Service) (any, error) { return s.AddModel(ctx, q) },
+		"model": func(s mayfly.Service) (any, error) {
+			if _, err := s.AddModel(ctx, q); err != nil {
+				return nil, err
+			}
+			return s.Model(ctx, "reviewer@1")
+		},
+		"models": func(s mayfly.Service) (any, error) {
+			if _, err := s.AddModel(ctx, q); err != nil {
+				return nil, err
+			}
+			return s.Models(ctx)
+		},
+		"content": func(s mayfly.Service) (any, error) {
+			r, err := s.Content(ctx, content)
+			if err != nil {
+				return nil, err
+			}
+			defer r.Close()
+			b, err := io.ReadAll(r)
+			if err == nil && !strings.Contains(string(b), "chunks") {
+				err = errors.New("no chunks in the content")
+			}
+			return string(b), err
+		},
 		"environment":  func(s mayfly.Service) (any, error) { return s.Environment(ctx, "fork") },
 		"environments": func(s mayfly.Service) (any, error) { return s.Environments(ctx, mayfly.EnvironmentFilter{}) },
 		"labels": func(s mayfly.Service) (any, error) {
@@ -210,6 +240,27 @@ func TestAnswersAreThoseOfTheServiceItself(t *testing.T) {
 	if e, err := c.DeleteEnvironment(ctx, "fork"); err != nil || e.Phase != mayfly.Deleted {
 		t.Errorf("DeleteEnvironment = %v, %v", e.Phase, err)
 	}
+}
+
+// record has the service know of what a run asked a model, and returns the
+// digest of the answer.
+func record(s *server, run string) (content string) {
+	content = apitest.Digest("content")
+	temperature := 0.5
+	now := time.Date(2026, 11, 1, 12, 0, 0, 5, time.UTC)
+	s.Record(run, mayfly.Graph{
+		Agents:  []mayfly.AgentLane{{}},
+		Steps:   []mayfly.Step{{Number: 1, Exchanges: []string{"x"}, Parameter: mayfly.Parameters{Temperature: &temperature}, Start: now}},
+		Nodes:   []mayfly.Node{{ID: "n", Kind: mayfly.ActionNode, Step: 1, Tool: "Bash", Input: `{"command":"<a> & b"}`, Time: now}},
+		Edges:   []mayfly.Edge{{From: "n", To: "m", Kind: "returns"}},
+		Orphans: []string{"n"},
+	}, []mayfly.Exchange{{
+		ID: "x", Run: run, Number: 1, Step: 1, Answer: content, Start: now, Usage: mayfly.TokenUsage{Input: 3},
+		Divergence: &mayfly.Divergence{Number: 1, Kind: "request", Path: "/a", Recorded: "\x00", Replayed: "ü"},
+	}}, map[string]mayfly.Content{
+		content: {Header: map[string][]string{"A": {"b", "c"}}, Body: []byte{0, 0xff, '<'}, Chunks: []mayfly.Chunk{{Size: 3, After: time.Second}}},
+	})
+	return content
 }
 
 func TestActorIsTheUserAtTheOtherEnd(t *testing.T) {
