@@ -93,7 +93,7 @@ func (a *archive) objects() ([]*object, error) {
 			continue
 		}
 		o.order = i
-		o.key = fmt.Sprintf("%q %q %q", o.kind, o.schema, o.tag)
+		o.key = objectKey(o.kind, o.schema, o.tag)
 		if seen[o.key]++; seen[o.key] > 1 {
 			o.key += fmt.Sprint(" ", seen[o.key])
 		}
@@ -101,6 +101,8 @@ func (a *archive) objects() ([]*object, error) {
 	}
 	return out, nil
 }
+
+func objectKey(kind, schema, tag string) string { return fmt.Sprintf("%q %q %q", kind, schema, tag) }
 
 // ignored kinds are settings of the dump, and data.
 func ignored(kind string) bool {

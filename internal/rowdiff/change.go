@@ -18,7 +18,8 @@ type change struct {
 // those of the new state that were there before.
 func (c *change) triggers() (after string) {
 	for _, g := range c.srcRel.triggers {
-		if !slices.Contains(c.dstRel.triggers, g) {
+		key := objectKey(g.kind, c.srcRel.schema, c.srcRel.table+" "+g.name)
+		if !slices.Contains(c.dstRel.triggers, g) || c.plan.dropped[key] {
 			continue
 		}
 		alter := "ALTER TABLE " + c.dstRel.sql() + " "

@@ -10,9 +10,10 @@ import (
 type plan struct {
 	before     []string // drops, then what is there before the rows
 	after      []string
-	fresh      map[name]bool // tables and views that are made anew, and so empty
-	sequences  bool          // some are made anew
-	impossible []string      // what cannot be written as SQL
+	fresh      map[name]bool   // tables and views that are made anew, and so empty
+	dropped    map[string]bool // keys of objects that are not there while the rows change
+	sequences  bool            // some are made anew
+	impossible []string        // what cannot be written as SQL
 }
 
 // planner makes dst's schema of src's. Objects that differ are dropped and
@@ -33,7 +34,7 @@ func newPlan(src, dst *side) plan {
 	p := &planner{src: src.objects, dst: dst.objects, srcBy: index(src.objects), dstBy: index(dst.objects),
 		srcID: byID(src.objects), dstID: byID(dst.objects), gone: map[*object]bool{},
 		alter: map[*object]alteration{}, replace: map[*object]string{}, family: map[int]bool{}}
-	p.fresh = map[name]bool{}
+	p.fresh, p.dropped = map[name]bool{}, map[string]bool{}
 	p.findFamilies()
 	for _, o := range p.src {
 		p.decide(o, src, dst)
@@ -226,7 +227,11 @@ var goesAlong = []string{"COMMENT", "SECURITY LABEL", "ACL", "SEQUENCE OWNED BY"
 
 func (p *planner) drops() {
 	for _, o := range slices.Backward(p.src) {
-		if !p.gone[o] || p.vanishes(o) {
+		if !p.gone[o] {
+			continue
+		}
+		p.dropped[o.key] = true
+		if p.vanishes(o) {
 			continue
 		}
 		sql, ok := o.removal()
