@@ -141,10 +141,15 @@ func (w *warden) spawn(r *run, q wire.Request, s *streams) error {
 	if q.Dir == "" {
 		q.Dir = "/"
 	}
-	env := merge(w.env, q.Env)
+	uid, gid, env := w.uid, w.gid, q.Env
+	if q.UID != 0 {
+		uid, gid = q.UID, q.UID
+	} else {
+		env = merge(w.env, q.Env)
+	}
 	var candidates []string
 	var err error
-	owned(func() { candidates, err = w.find(q.Argv[0], q.Dir, env) })
+	owned(func() { candidates, err = find(uid, gid, q.Argv[0], q.Dir, env) })
 	if err != nil {
 		return err
 	}
@@ -153,7 +158,7 @@ func (w *warden) spawn(r *run, q wire.Request, s *streams) error {
 		Files: []uintptr{uintptr(s.theirs[0]), uintptr(s.theirs[1]), uintptr(s.theirs[2])},
 		Sys: &syscall.SysProcAttr{
 			Setsid: true, Setctty: q.TTY,
-			Credential: &syscall.Credential{Uid: w.uid, Gid: w.gid},
+			Credential: &syscall.Credential{Uid: uid, Gid: gid},
 		},
 	}
 	w.mu.Lock()
@@ -198,10 +203,10 @@ func merge(base, over []string) []string {
 }
 
 // find returns the files that may be meant by a command's name, looked up
-// with the commands' user's eyes: the guest itself may see less.
-func (w *warden) find(name, dir string, env []string) (paths []string, err error) {
-	unix.SetfsgidRetGid(int(w.gid))
-	unix.SetfsuidRetUid(int(w.uid))
+// with its user's eyes: the guest itself may see less.
+func find(uid, gid uint32, name, dir string, env []string) (paths []string, err error) {
+	unix.SetfsgidRetGid(int(gid))
+	unix.SetfsuidRetUid(int(uid))
 	defer unix.SetfsgidRetGid(0)
 	defer unix.SetfsuidRetUid(0)
 	var st unix.Stat_t

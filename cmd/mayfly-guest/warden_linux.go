@@ -111,6 +111,10 @@ func (w *warden) serve(conn *os.File) {
 		w.listenAt(conn, r.Port)
 	case wire.OpAccept:
 		w.acceptAt(conn, r.Port)
+	case wire.OpProbe:
+		w.probe(conn, r.Port)
+	case wire.OpClear:
+		w.clear(conn, r.UID)
 	}
 }
 

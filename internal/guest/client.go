@@ -27,6 +27,7 @@ func Start(ctx context.Context, conn net.Conn, c Command) error {
 	_, err := ask(ctx, conn, wire.Request{
 		Op: wire.OpStart, Run: c.Run, Argv: c.Argv, Env: c.Env, Dir: c.Dir,
 		TTY: c.TTY, Rows: c.Rows, Cols: c.Cols, Stdin: c.Stdin, Output: max(c.Output, 0),
+		UID: c.UID,
 	})
 	if err != nil {
 		return fmt.Errorf("start run %s: %w", c.Run, err)
@@ -52,6 +53,29 @@ func Signal(ctx context.Context, conn net.Conn, run string, sig syscall.Signal) 
 	_, err := ask(ctx, conn, wire.Request{Op: wire.OpSignal, Run: run, Signal: uint32(sig)})
 	if err != nil {
 		return fmt.Errorf("signal run %s: %w", run, err)
+	}
+	return nil
+}
+
+// Probe reports whether a process in the environment listens at a port of
+// 127.0.0.1. Probe closes conn.
+func Probe(ctx context.Context, conn net.Conn, port int) (bool, error) {
+	if port < 1 || port > 65535 {
+		conn.Close()
+		return false, mayfly.Errorf(mayfly.Invalid, "no such port: %d", port)
+	}
+	_, err := ask(ctx, conn, wire.Request{Op: wire.OpProbe, Port: uint16(port)})
+	if mayfly.KindOf(err) == mayfly.Conflict {
+		return true, nil
+	}
+	return false, err
+}
+
+// Clear kills every process of a service's user and returns when none is
+// left. Clear closes conn.
+func Clear(ctx context.Context, conn net.Conn, uid uint32) error {
+	if _, err := ask(ctx, conn, wire.Request{Op: wire.OpClear, UID: uid}); err != nil {
+		return fmt.Errorf("end the processes of user %d: %w", uid, err)
 	}
 	return nil
 }

@@ -16,6 +16,7 @@ type Command struct {
 	Rows, Cols uint16   // of the terminal; 0: 24 and 80
 	Stdin      bool     // keep standard input open for an attachment; else it is empty
 	Output     int64    // bytes of output to keep; 0: mayfly.DefaultLimits.Output
+	UID        uint32   // a service's user, wire.FirstUID to wire.LastUID, who has no variables but Env; 0: that of commands
 }
 
 // Exit is the record of an ended process.

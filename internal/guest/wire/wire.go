@@ -27,6 +27,8 @@ const (
 	OpAttach Op = 4
 	OpListen Op = 5 // at a port, until the connection ends
 	OpAccept Op = 6 // one connection to that port, which is relayed after the reply
+	OpProbe  Op = 7 // whether a process listens at a port: Taken when one does
+	OpClear  Op = 8 // kill every process of a user, and wait until none is left
 )
 
 // Status is the outcome of a request.
@@ -78,11 +80,18 @@ type Request struct {
 	Rows, Cols uint16
 	Output     int64
 
+	// UID is the user to start as, whose variables are Env and nothing else; 0
+	// stands for that of commands. OpClear never takes 0.
+	UID uint32
+
 	Port uint16
 }
 
 // OfRun reports whether the request is about a run and names it.
-func (r Request) OfRun() bool { return r.Op != OpListen && r.Op != OpAccept }
+func (r Request) OfRun() bool { return r.Op < OpListen }
+
+// ofPort reports whether the request is about a port.
+func (r Request) ofPort() bool { return r.Op == OpListen || r.Op == OpAccept || r.Op == OpProbe }
 
 // ValidRun reports whether s can be a run's id, and thus a file name.
 func ValidRun(s string) bool {
@@ -113,7 +122,10 @@ func AppendRequest(b []byte, r Request) []byte {
 		b = binary.LittleEndian.AppendUint16(b, r.Cols)
 		b = binary.LittleEndian.AppendUint64(b, uint64(r.Output))
 	}
-	if !r.OfRun() {
+	if r.Op == OpStart || r.Op == OpClear {
+		b = binary.LittleEndian.AppendUint32(b, r.UID)
+	}
+	if r.ofPort() {
 		b = binary.LittleEndian.AppendUint16(b, r.Port)
 	}
 	binary.LittleEndian.PutUint32(b[at:], uint32(len(b)-at-4))
@@ -134,13 +146,28 @@ func ParseRequest(b []byte) (Request, error) {
 		r.Cols = p.Uint16()
 		r.Output = int64(p.Uint64())
 	}
-	if !r.OfRun() {
+	if r.Op == OpStart || r.Op == OpClear {
+		r.UID = p.Uint32()
+	}
+	if r.ofPort() {
 		r.Port = p.Uint16()
 	}
-	if !p.Done() || r.Op < OpStart || r.Op > OpAccept || r.OfRun() != ValidRun(r.Run) || r.OfRun() != (r.Port == 0) || r.Output < 0 {
+	if !p.Done() || !r.valid() {
 		return Request{}, ErrMalformed
 	}
 	return r, nil
+}
+
+// Users that processes may be started as, beside that of commands.
+const (
+	FirstUID = 2000
+	LastUID  = 2999
+)
+
+func (r Request) valid() bool {
+	known := r.Op >= OpStart && r.Op <= OpClear
+	user := r.UID == 0 && r.Op != OpClear || r.UID >= FirstUID && r.UID <= LastUID
+	return known && user && r.OfRun() == ValidRun(r.Run) && r.ofPort() == (r.Port != 0) && r.Output >= 0
 }
 
 // ReadRequest reads a request with its length.

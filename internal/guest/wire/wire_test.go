@@ -17,6 +17,9 @@ var requests = []Request{
 	{Op: OpAttach, Run: "0-9"},
 	{Op: OpListen, Port: 2929},
 	{Op: OpAccept, Port: 65535},
+	{Op: OpStart, Run: "svc-db-1", Argv: []string{"x"}, Env: []string{}, UID: 2000},
+	{Op: OpProbe, Port: 6379},
+	{Op: OpClear, UID: 2999},
 }
 
 func TestRequestArrivesAsSent(t *testing.T) {
@@ -39,6 +42,9 @@ func TestMalformedRequestsAreRefused(t *testing.T) {
 		"list too long":       many,
 		"trailing byte":       append(binary.LittleEndian.AppendUint32(nil, uint32(len(good)-4+1)), append(good[4:len(good):len(good)], 0)...),
 		"unknown operation":   AppendRequest(nil, Request{Op: 9, Run: "r"}),
+		"start as root's own": AppendRequest(nil, Request{Op: OpStart, Run: "r", Argv: []string{"x"}, UID: 1}),
+		"clear of commands":   AppendRequest(nil, Request{Op: OpClear}),
+		"clear of root":       AppendRequest(nil, Request{Op: OpClear, UID: 1000}),
 		"path as run":         AppendRequest(nil, Request{Op: OpWait, Run: "../x"}),
 		"no run":              AppendRequest(nil, Request{Op: OpWait}),
 		"negative output":     AppendRequest(nil, Request{Op: OpStart, Run: "r", Output: -1}),
