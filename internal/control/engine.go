@@ -70,6 +70,7 @@ type Engine struct {
 	uids    map[uint32]bool          // first ids of the ranges in use
 	doors   map[string]bool          // environments whose door is open
 	refused map[string]refusals      // by environment
+	hidden  map[string]words         // by run: what must not be written of those that have not started
 	kept    map[string]bool          // runs whose recording has begun
 }
 
@@ -99,6 +100,7 @@ func New(ctx context.Context, o Options) (*Engine, error) {
 		doors:   map[string]bool{},
 		refused: map[string]refusals{},
 		kept:    map[string]bool{},
+		hidden:  map[string]words{},
 	}
 	e.ctx, e.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	if err := e.recover(ctx); err != nil {

@@ -2,6 +2,7 @@ package control
 
 import (
 	"context"
+	"encoding/hex"
 	"maps"
 	"net"
 	"slices"
@@ -84,6 +85,28 @@ func (r *recorder) Content(context.Context, string) (mayfly.Content, error) {
 }
 
 func (r *recorder) Ended(string) {}
+
+func (r *recorder) Redact(text string) string {
+	return strings.ReplaceAll(text, "s3cret", "[redacted]")
+}
+
+func (r *recorder) Seal(run string, text []byte) ([]byte, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.runs[run] == mayfly.ExactNone {
+		return nil, nil
+	}
+	return []byte(hex.EncodeToString(text)), nil
+}
+
+func (r *recorder) Unseal(run string, sealed []byte) ([]byte, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if _, ok := r.runs[run]; !ok {
+		return nil, mayfly.Errorf(mayfly.NotFound, "no key")
+	}
+	return hex.DecodeString(string(sealed))
+}
 
 func (r *recorder) Forget(_ context.Context, run string) error {
 	r.mu.Lock()

@@ -17,6 +17,12 @@ type Recorder interface {
 	// Begin says what becomes of what is taken out of a run's recording; it
 	// comes before the run's first content, and may be repeated.
 	Begin(ctx context.Context, run string, exact mayfly.ExactRecording) error
+	// Redact returns text without what must not be written.
+	Redact(text string) string
+	// Seal encrypts what was taken out, under the run's key; the result is
+	// empty when nothing is to be kept. Unseal undoes it while the key exists.
+	Seal(run string, text []byte) ([]byte, error)
+	Unseal(run string, sealed []byte) ([]byte, error)
 	// Content returns the redacted content of a digest.
 	Content(ctx context.Context, digest string) (mayfly.Content, error)
 	// Ended says that nothing more is coming of a run.

@@ -56,18 +56,20 @@ type rollback struct {
 // run is the saved state of a run.
 type run struct {
 	mayfly.Run
-	Process driver.Process `json:"process"`
-	Kill    string         `json:"kill,omitempty"`    // why it is being ended
-	KillAt  time.Time      `json:"kill_at,omitzero"`  // SIGKILL is due
-	Settled bool           `json:"settled,omitempty"` // nothing is left to do for it
-	Attach  bool           `json:"attach,omitempty"`  // somebody is going to read its output
-	Fresh   bool           `json:"fresh,omitempty"`   // its baseline is the template as it was
-	Recent  []int          `json:"recent,omitempty"`  // steps of the last exchanges
-	Pinned  *mayfly.Model  `json:"pinned,omitempty"`  // the entry that Model names
-	Locked  bool           `json:"locked,omitempty"`  // other models are refused
-	Drift   string         `json:"drift,omitempty"`   // the difference from Pinned that was noted last
-	First   *mayfly.Model  `json:"first,omitempty"`   // what the first step asked, as an entry without a name
-	After   uint64         `json:"after,omitempty"`   // events about it have a greater Seq
+	Process  driver.Process `json:"process"`
+	Kill     string         `json:"kill,omitempty"`     // why it is being ended
+	KillAt   time.Time      `json:"kill_at,omitzero"`   // SIGKILL is due
+	Settled  bool           `json:"settled,omitempty"`  // nothing is left to do for it
+	Attach   bool           `json:"attach,omitempty"`   // somebody is going to read its output
+	Fresh    bool           `json:"fresh,omitempty"`    // its baseline is the template as it was
+	Recent   []int          `json:"recent,omitempty"`   // steps of the last exchanges
+	Pinned   *mayfly.Model  `json:"pinned,omitempty"`   // the entry that Model names
+	Locked   bool           `json:"locked,omitempty"`   // other models are refused
+	Drift    string         `json:"drift,omitempty"`    // the difference from Pinned that was noted last
+	First    *mayfly.Model  `json:"first,omitempty"`    // what the first step asked, as an entry without a name
+	After    uint64         `json:"after,omitempty"`    // events about it have a greater Seq
+	Redacted bool           `json:"redacted,omitempty"` // the command and its variables are not whole
+	Sealed   []byte         `json:"sealed,omitempty"`   // the whole, under the run's key
 }
 
 // snapshot is the saved state of a snapshot.

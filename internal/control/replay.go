@@ -32,7 +32,9 @@ func (e *Engine) planReplay(ctx context.Context, req *mayfly.StartRun) error {
 			return mayfly.Errorf(mayfly.Conflict, "run %s has asked no model: there is nothing to replay", r.ID).
 				Hint("run its command again instead: mayfly run -- COMMAND")
 		}
-		fillFrom(req, r)
+		if err := e.fillFrom(req, r); err != nil {
+			return err
+		}
 		if req.Environment != "" {
 			return nil
 		}
@@ -50,9 +52,13 @@ func (e *Engine) planReplay(ctx context.Context, req *mayfly.StartRun) error {
 	})
 }
 
-func fillFrom(req *mayfly.StartRun, r *run) {
+func (e *Engine) fillFrom(req *mayfly.StartRun, r *run) error {
+	given, err := e.words(r)
+	if err != nil && len(req.Command) == 0 {
+		return err
+	}
 	if len(req.Command) == 0 {
-		req.Command = r.Command
+		req.Command = given.Command
 		req.Stdin, req.TTY = false, false
 	}
 	if req.Dir == "" {
@@ -61,10 +67,11 @@ func fillFrom(req *mayfly.StartRun, r *run) {
 	if req.Timeout == 0 {
 		req.Timeout = r.Timeout
 	}
-	req.Env = merged(r.Process.Env, req.Env)
+	req.Env = merged(given.Env, req.Env)
 	if req.Model == "" {
 		req.Model = r.Model
 	}
+	return nil
 }
 
 // beginAt has a replay begin at the snapshot that the recorded run began with,

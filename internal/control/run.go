@@ -133,6 +133,9 @@ func (e *Engine) attachRun(tx *store.Tx, env *environment, r *run) error {
 		}
 		r.Baseline = snap.ID
 	}
+	if err := e.hide(e.ctx, env, r); err != nil {
+		return err
+	}
 	if err := put(tx, r); err != nil {
 		return err
 	}
@@ -271,6 +274,7 @@ func (e *Engine) stepRuns(ctx context.Context, s *situation) (bool, error) {
 	for _, r := range s.runs {
 		switch {
 		case r.Phase == mayfly.RunPending && r.Kill != "":
+			e.started(r.ID)
 			return true, e.changeRun(ctx, r, func(tx *store.Tx, env *environment, r *run) error {
 				return e.finishRun(tx, env, r, driver.Exit{}, false)
 			})
@@ -307,7 +311,10 @@ func (e *Engine) startRun(ctx context.Context, s *situation, r *run) error {
 	}
 	started := e.Now().UTC()
 	if failure == nil {
-		err := e.Driver.StartProcess(ctx, s.env.Handle, s.env.Spec, e.agentVariables(s.env, r.Process))
+		p, err := e.process(r)
+		if err == nil {
+			err = e.Driver.StartProcess(ctx, s.env.Handle, s.env.Spec, e.agentVariables(s.env, p))
+		}
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
@@ -326,6 +333,9 @@ func (e *Engine) startRun(ctx context.Context, s *situation, r *run) error {
 		}
 		return e.emit(tx, serverActor, "run.started", r.Environment, r.ID, nil)
 	})
+	if err == nil {
+		e.started(r.ID)
+	}
 	return err
 }
 

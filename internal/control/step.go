@@ -354,7 +354,10 @@ func (e *Engine) stepSnapshots(ctx context.Context, s *situation) (bool, error) 
 	if len(s.taken) == 0 || s.env.Phase == mayfly.Pending && s.env.Rollback == nil {
 		return false, nil
 	}
-	return true, e.update(ctx, s.env.ID, func(tx *store.Tx) error { return e.saveTaken(tx, s) })
+	return true, e.update(ctx, s.env.ID, func(tx *store.Tx) error {
+		tx.Derived() // one that is on disk is found there
+		return e.saveTaken(tx, s)
+	})
 }
 
 // hashTree computes the hash of what a run that asked models left in the

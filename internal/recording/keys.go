@@ -79,6 +79,29 @@ func (k *runKey) unseal(b []byte) ([]byte, error) {
 	return k.aead.Open(nil, b[:n], b[n:], nil)
 }
 
+// Seal encrypts text under the key of a run, as what is taken out of its
+// recording is; the result is empty when the run keeps nothing.
+func (s *Store) Seal(run string, text []byte) ([]byte, error) {
+	key, err := s.keys.get(run)
+	if key == nil || err != nil {
+		return nil, err
+	}
+	return key.seal(text), nil
+}
+
+// Unseal undoes Seal. The error is of kind mayfly.NotFound when the key is
+// destroyed.
+func (s *Store) Unseal(run string, sealed []byte) ([]byte, error) {
+	key, err := s.keys.get(run)
+	if err != nil {
+		return nil, err
+	}
+	if key == nil {
+		return nil, mayfly.Errorf(mayfly.NotFound, "the recording key of run %s is destroyed", run)
+	}
+	return key.unseal(sealed)
+}
+
 // create makes a run's key when there is none.
 func (k *keys) create(run string) error {
 	k.mu.Lock()
