@@ -114,6 +114,8 @@ func (o *object) removal() (string, bool) {
 			s, ok := before("ADD", "GENERATED")
 			return s + "DROP IDENTITY;\n", ok
 		}
+	case "DEFAULT": // partitions keep theirs
+		return strings.Replace(o.drop, "ALTER TABLE ", "ALTER TABLE ONLY ", 1), o.drop != ""
 	case "SEQUENCE OWNED BY":
 		s, ok := before("OWNED", "BY")
 		return s + "OWNED BY NONE;\n", ok
