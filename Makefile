@@ -20,7 +20,7 @@ TESTFLAGS ?= -p 2 -timeout 10m
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
-.PHONY: all setup build demo test bench crash escape gvisor agents check clean
+.PHONY: all setup build demo test bench crash escape gvisor agents corruption rowdiff check clean
 
 all: build
 
@@ -67,7 +67,17 @@ gvisor:
 agents:
 	@scripts/setup.sh agents
 	@$(MAKE) --no-print-directory build
-	@CGO_ENABLED=0 $(GO) run ./internal/testreport -tags agents -count=1 -timeout 30m ./internal/agents
+	@CGO_ENABLED=0 $(GO) run ./internal/testreport -tags agents -count=1 -p 1 -timeout 30m ./internal/agents ./internal/agentconfig
+
+# Postgres under load, snapshot after snapshot, each checked.
+corruption:
+	@scripts/setup.sh test
+	@MAYFLY_CORRUPTION_ROUNDS=500 CGO_ENABLED=0 $(GO) run ./internal/testreport -count=1 -timeout 120m -run TestFrozenSnapshotsAreSound ./internal/postgres
+
+# Random schemas and changes: scripts made of a difference give the other state.
+rowdiff:
+	@scripts/setup.sh test
+	@MAYFLY_CASES=1000 CGO_ENABLED=0 $(GO) run ./internal/testreport -count=1 -timeout 120m -run ScriptsMake ./internal/rowdiff
 
 check:
 	@scripts/setup.sh check

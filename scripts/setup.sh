@@ -29,6 +29,8 @@ test | gvisor)
 	want bwrap bubblewrap
 	want runc runc
 	want ps procps
+	want redis-server redis-server
+	[ -x /usr/lib/postgresql/15/bin/postgres ] || packages+=(postgresql-15)
 	;;
 bench)
 	want bwrap bubblewrap
@@ -62,7 +64,20 @@ if [ ${#packages[@]} -gt 0 ]; then
 	echo "setup: installing ${packages[*]}"
 	export DEBIAN_FRONTEND=noninteractive
 	log=$(mktemp)
-	trap 'rm -f "$log"' EXIT
+	# Packages of servers are wanted for their programs: none is started, and
+	# no database is made.
+	made=("$log")
+	if [ ! -e /usr/sbin/policy-rc.d ]; then
+		made+=(/usr/sbin/policy-rc.d)
+		printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d
+		chmod 755 /usr/sbin/policy-rc.d
+	fi
+	if [ ! -e /etc/postgresql-common/createcluster.conf ]; then
+		mkdir -p /etc/postgresql-common/createcluster.d
+		made+=(/etc/postgresql-common/createcluster.d/mayfly.conf)
+		echo 'create_main_cluster = false' >/etc/postgresql-common/createcluster.d/mayfly.conf
+	fi
+	trap 'rm -f "${made[@]}"' EXIT
 	install=(apt-get install -y -q --no-install-recommends "${packages[@]}")
 	if ! "${install[@]}" >"$log" 2>&1; then
 		# The package lists may be missing or old.
