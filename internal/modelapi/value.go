@@ -2,7 +2,9 @@ package modelapi
 
 import (
 	"bytes"
+	"encoding/binary"
 	"fmt"
+	"math/bits"
 	"strconv"
 	"strings"
 	"unicode/utf16"
@@ -108,9 +110,10 @@ func (v value) floatPointer() *float64 {
 // an error, since readers disagree about them; bytes that are not UTF-8 become
 // U+FFFD.
 type parser struct {
-	in    []byte
-	pos   int
-	depth int
+	in      []byte
+	pos     int
+	depth   int
+	scratch []byte // for a string that is being decoded
 }
 
 // parseValue reads one JSON value with nothing but space around it.
@@ -344,36 +347,59 @@ func (p *parser) text() (string, error) {
 	if p.in[p.pos] == '\\' {
 		return p.escaped(start)
 	}
-	s := string(p.in[start:p.pos])
 	p.pos++
-	return strings.ToValidUTF8(s, "\uFFFD"), nil
+	return valid(p.in[start : p.pos-1]), nil
+}
+
+// valid copies a string; bytes of it that are not UTF-8 become U+FFFD.
+func valid(s []byte) string {
+	if !utf8.Valid(s) {
+		s = bytes.ToValidUTF8(s, []byte("\uFFFD"))
+	}
+	return string(s)
+}
+
+// Every byte of a word is looked at at once. Where a byte of x is zero, the
+// lowest bit set in (x-ones)&^x&highs is in the first of them.
+const (
+	ones  = 0x0101010101010101
+	highs = 0x8080808080808080
+)
+
+// special marks the first byte of a word that is a quote, a backslash or a
+// control character; what is marked behind it means nothing.
+func special(w uint64) uint64 {
+	quote, backslash := w^ones*'"', w^ones*'\\'
+	return ((quote-ones)&^quote | (backslash-ones)&^backslash | (w-ones*0x20)&^w) & highs
 }
 
 // plain moves to the next quote or escape of a string.
 func (p *parser) plain() error {
-	for i, c := range p.in[p.pos:] {
-		switch {
-		case c == '"' || c == '\\':
-			p.pos += i
-			return nil
-		case c < 0x20:
-			p.pos += i
-			return p.errorf("a control character in a string")
+	rest := p.in[p.pos:]
+	n := 0
+	for ; n+8 <= len(rest); n += 8 {
+		if mark := special(binary.LittleEndian.Uint64(rest[n:])); mark != 0 {
+			n += bits.TrailingZeros64(mark) / 8
+			break
 		}
 	}
-	p.pos = len(p.in)
-	return p.errorf("a string does not end")
+	for n < len(rest) && rest[n] >= 0x20 && rest[n] != '"' && rest[n] != '\\' {
+		n++
+	}
+	p.pos += n
+	switch {
+	case n == len(rest):
+		return p.errorf("a string does not end")
+	case rest[n] < 0x20:
+		return p.errorf("a control character in a string")
+	}
+	return nil
 }
 
 // escaped goes on with a string that began at start, from its first escape.
 func (p *parser) escaped(start int) (string, error) {
-	end := bytes.IndexByte(p.in[p.pos:], '"')
-	out := append(make([]byte, 0, p.pos-start+2*max(end, 0)), p.in[start:p.pos]...)
-	for {
-		if p.in[p.pos] == '"' {
-			p.pos++
-			return strings.ToValidUTF8(string(out), "\uFFFD"), nil
-		}
+	out := append(p.scratch[:0], p.in[start:p.pos]...)
+	for p.in[p.pos] != '"' {
 		r, err := p.escape()
 		if err != nil {
 			return "", err
@@ -385,6 +411,9 @@ func (p *parser) escaped(start int) (string, error) {
 		}
 		out = append(out, p.in[from:p.pos]...)
 	}
+	p.pos++
+	p.scratch = out
+	return valid(out), nil
 }
 
 const escapes = `"\/bfnrt`
