@@ -188,6 +188,10 @@ func addFiles(ctx context.Context, steps []mayfly.Step, h control.History) error
 	var wg sync.WaitGroup
 	for i := range steps {
 		s := &steps[i]
+		if files, ok := h.Files[s.Number]; ok {
+			s.Files = files
+			continue
+		}
 		if s.Before == "" || s.After == "" {
 			continue
 		}

@@ -56,6 +56,8 @@ type Engine struct {
 	wg     sync.WaitGroup
 	slots  chan struct{} // held while making or removing an environment
 
+	effects effects
+
 	drain     sync.Mutex // held while events move to the ledger; guards the next two
 	forwarded int64      // number of the last event that the ledger has
 	trimmed   int64      // number of the last event that the outbox has let go

@@ -39,7 +39,8 @@ func (e *Engine) Begin(ctx context.Context, x *mayfly.Exchange, boundary bool, r
 			if snap, err = e.requestSnapshot(tx, env, mayfly.StepSnapshot, r.ID, ""); err != nil {
 				return err
 			}
-			snap.Step = x.Step
+			snap.Step, snap.Ends = x.Step, r.Began
+			r.Began = &began{x.Step, snap.ID}
 			if err := errors.Join(put(tx, snap), put(tx, env)); err != nil {
 				return err
 			}

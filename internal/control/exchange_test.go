@@ -318,6 +318,31 @@ func TestStepsAreNumberedAndSnapshottedAtTheirBoundaries(t *testing.T) {
 	}
 }
 
+func TestWhatStepsChangedIsKnownWhenTheirFilesAreGone(t *testing.T) {
+	e, m := start(t)
+	r, err := e.StartRun(t.Context(), mayfly.StartRun{Create: create(), Command: []string{"sleep"}, Remove: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	answered(t, e, ask(t, e, r, true, 0))
+	m.driver.Write(r.Environment, "a", "1")
+	answered(t, e, ask(t, e, r, true, 0))
+	m.driver.Write(r.Environment, "b", "2")
+	if _, err := e.KillRun(t.Context(), r.ID); err != nil {
+		t.Fatal(err)
+	}
+	if r = wait(t, e, r); !m.driver.Empty() || r.Tree == "" {
+		t.Errorf("run = %+v, want its environment gone and its tree known", r)
+	}
+	if _, err := e.Graph(t.Context(), r.ID); err != nil {
+		t.Fatal(err)
+	}
+	files := m.kept.last.Files
+	if len(files) != 2 || len(files[1]) != 1 || files[1][0].Path != "a" || len(files[2]) != 1 || files[2][0].Path != "b" {
+		t.Errorf("files = %+v, want a of step 1 and b of step 2", files)
+	}
+}
+
 func TestWhatIsNotAtWorkMayNotAsk(t *testing.T) {
 	e, m := start(t)
 	r := startRun(t, e, create(), "", "sleep")

@@ -37,7 +37,8 @@ type History struct {
 	Run       mayfly.Run
 	Events    []mayfly.Event // about the run, in order
 	Exchanges []mayfly.Exchange
-	Snapshots []mayfly.Snapshot // of the run, also of an environment that is gone
+	Snapshots []mayfly.Snapshot       // of the run, also of an environment that is gone
+	Files     map[int][]mayfly.Change // changed by steps, as far as that was found out
 	Content   func(ctx context.Context, digest string) (mayfly.Content, error)
 	Changes   func(ctx context.Context, from, to string) ([]mayfly.Change, error)
 }
@@ -125,6 +126,9 @@ func (e *Engine) Graph(ctx context.Context, id string) (mayfly.Graph, error) {
 	if h.Snapshots, err = snapshotsIn(h.Events); err != nil {
 		return mayfly.Graph{}, err
 	}
+	if h.Files, err = filesIn(h.Events); err != nil {
+		return mayfly.Graph{}, err
+	}
 	h.Changes, err = e.changes(ctx, r)
 	if err != nil {
 		return mayfly.Graph{}, err
@@ -155,8 +159,12 @@ func snapshotsIn(events []mayfly.Event) (list []mayfly.Snapshot, err error) {
 	return list, nil
 }
 
-// maxChanges bounds how many paths of one step a graph names.
-const maxChanges = 500
+// maxChanges and maxPaths bound how many paths of one step a graph names, and
+// their bytes.
+const (
+	maxChanges = 500
+	maxPaths   = 256 << 10
+)
 
 // changes returns a function that compares two snapshots of the run's
 // environment; while that exists, and nothing of it when it is gone.
@@ -189,11 +197,12 @@ func (e *Engine) compare(ctx context.Context, h driver.Handle, s driver.Spec, fr
 		return nil, fmt.Errorf("read changes: %w", err)
 	}
 	list := []mayfly.Change{}
-	for d.More() && len(list) < maxChanges {
+	for size := 0; d.More() && len(list) < maxChanges && size < maxPaths; {
 		var c mayfly.Change
 		if err := d.Decode(&c); err != nil {
 			return nil, fmt.Errorf("read changes: %w", err)
 		}
+		size += len(c.Path) + len(c.From)
 		list = append(list, c)
 	}
 	return list, nil

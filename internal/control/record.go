@@ -67,6 +67,7 @@ type run struct {
 	Locked   bool           `json:"locked,omitempty"`   // other models are refused
 	Drift    string         `json:"drift,omitempty"`    // the difference from Pinned that was noted last
 	First    *mayfly.Model  `json:"first,omitempty"`    // what the first step asked, as an entry without a name
+	Began    *began         `json:"began,omitempty"`    // its last step
 	After    uint64         `json:"after,omitempty"`    // events about it have a greater Seq
 	Redacted bool           `json:"redacted,omitempty"` // the command and its variables are not whole
 	Sealed   []byte         `json:"sealed,omitempty"`   // the whole, under the run's key
@@ -75,6 +76,7 @@ type run struct {
 // snapshot is the saved state of a snapshot.
 type snapshot struct {
 	mayfly.Snapshot
+	Ends    *began        `json:"ends,omitempty"`    // the step that it shows the end of
 	Failure *mayfly.Error `json:"failure,omitempty"` // it could not be taken
 }
 

@@ -480,7 +480,10 @@ func (e *Engine) finishRun(tx *store.Tx, env *environment, r *run, exit driver.E
 		if err != nil {
 			return err
 		}
-		r.Final = snap.ID
+		r.Final, snap.Ends = snap.ID, r.Began
+		if err := put(tx, snap); err != nil {
+			return err
+		}
 	}
 	return put(tx, r)
 }

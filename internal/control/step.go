@@ -192,6 +192,7 @@ func (e *Engine) stepRemoval(ctx context.Context, s *situation) (bool, error) {
 			e.hashTree(ctx, s, r.ID, "")
 		}
 	}
+	e.lastEffects(ctx, s)
 	if err := e.Driver.Destroy(ctx, env.Handle); err != nil {
 		return false, fmt.Errorf("destroy: %w", err)
 	}
@@ -354,10 +355,14 @@ func (e *Engine) stepSnapshots(ctx context.Context, s *situation) (bool, error) 
 	if len(s.taken) == 0 || s.env.Phase == mayfly.Pending && s.env.Rollback == nil {
 		return false, nil
 	}
-	return true, e.update(ctx, s.env.ID, func(tx *store.Tx) error {
+	err := e.update(ctx, s.env.ID, func(tx *store.Tx) error {
 		tx.Derived() // one that is on disk is found there
 		return e.saveTaken(tx, s)
 	})
+	if err == nil {
+		e.noteEffects(s)
+	}
+	return true, err
 }
 
 // hashTree computes the hash of what a run that asked models left in the

@@ -279,9 +279,12 @@ func (m *Memory) Diff(ctx context.Context, h driver.Handle, s driver.Spec, r may
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	e := m.machine(h)
-	changes := []mayfly.Change{}
-	for _, name := range slices.Sorted(maps.Keys(e.files)) {
-		if e.snapshots[r.From][name] != e.files[name] {
+	changes, files := []mayfly.Change{}, e.files
+	if r.To != "" {
+		files = e.snapshots[r.To]
+	}
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		if e.snapshots[r.From][name] != files[name] {
 			changes = append(changes, mayfly.Change{Kind: mayfly.Modified, Path: name})
 		}
 	}
