@@ -36,9 +36,7 @@ func (e *Engine) Begin(ctx context.Context, x *mayfly.Exchange, boundary bool, r
 			x.ID = mayfly.NewID("x", e.Now())
 		}
 		if boundary {
-			if snap, err = e.requestSnapshot(tx, env, mayfly.StepSnapshot, r.ID, ""); err != nil {
-				return err
-			}
+			snap = e.newSnapshot(env, mayfly.StepSnapshot, r.ID)
 			snap.Step, snap.Ends = x.Step, r.Began
 			r.Began = &began{x.Step, snap.ID}
 			if err := errors.Join(put(tx, snap), put(tx, env)); err != nil {

@@ -476,10 +476,7 @@ func (e *Engine) finishRun(tx *store.Tx, env *environment, r *run, exit driver.E
 	case env.Goal == goalDeleted || env.Rollback != nil || r.Kind != mayfly.AgentRun || r.StartedAt.IsZero():
 		r.Settled = true
 	default:
-		snap, err := e.requestSnapshot(tx, env, mayfly.FinalSnapshot, r.ID, "")
-		if err != nil {
-			return err
-		}
+		snap := e.newSnapshot(env, mayfly.FinalSnapshot, r.ID)
 		r.Final, snap.Ends = snap.ID, r.Began
 		if err := put(tx, snap); err != nil {
 			return err

@@ -10,13 +10,18 @@ import (
 
 // requestSnapshot saves a snapshot to be taken by the next step.
 func (e *Engine) requestSnapshot(tx *store.Tx, env *environment, kind mayfly.SnapshotKind, run, label string) (*snapshot, error) {
+	snap := e.newSnapshot(env, kind, run)
+	snap.Label = label
+	return snap, put(tx, snap)
+}
+
+func (e *Engine) newSnapshot(env *environment, kind mayfly.SnapshotKind, run string) *snapshot {
 	env.Snapshots++
 	now := e.Now().UTC()
-	snap := &snapshot{Snapshot: mayfly.Snapshot{
+	return &snapshot{Snapshot: mayfly.Snapshot{
 		ID: mayfly.NewID("snap", now), Environment: env.ID, Number: env.Snapshots,
-		Kind: kind, Run: run, Label: label, CreatedAt: now,
+		Kind: kind, Run: run, CreatedAt: now,
 	}}
-	return snap, put(tx, snap)
 }
 
 // takeSnapshot requests a snapshot and waits for it.
