@@ -626,3 +626,17 @@ func TestTokensAreNotSaved(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// FuzzTokens shows tokens that nobody was given.
+func FuzzTokens(f *testing.F) {
+	e := &Engine{Options: Options{TokenKey: []byte("key")}}
+	f.Add(e.token("env-b", "run-a"))
+	f.Add("mf-run-a-")
+	f.Add("")
+	f.Add("-")
+	f.Fuzz(func(t *testing.T, token string) {
+		if _, why, err := e.bearer(t.Context(), "env-a", token); why == "" || err != nil {
+			t.Errorf("%q: refused because %q, %v", token, why, err)
+		}
+	})
+}
