@@ -1,12 +1,13 @@
 package modelapi
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"net/http"
 	"slices"
-	"sort"
 	"strconv"
+	"strings"
 	"unicode/utf16"
 	"unicode/utf8"
 
@@ -47,10 +48,10 @@ func (s *ruleSet) normalise(api string, header http.Header, body []byte) ([]byte
 		return nil, err
 	}
 	n := s.normaliser(api)
-	for _, r := range n.rules {
+	for _, r := range n.sorts {
 		r.order(&v)
 	}
-	n.walk(&v, nil)
+	n.walk(&v, make([]string, 0, 32))
 	if n.err != nil {
 		return nil, n.err
 	}
@@ -59,26 +60,34 @@ func (s *ruleSet) normalise(api string, header http.Header, body []byte) ([]byte
 
 // normaliser changes a value in place.
 type normaliser struct {
-	rules   []*normal         // of the API
-	dropped []*normal         // those that leave out
-	changed []*normal         // those that change texts
-	renamed map[string]string // ids, in order of appearance
-	err     error
+	words    *keywords
+	sorts    []*normal         // rules of the API that sort
+	drops    []*normal         // those that leave out
+	renames  []*normal         // those that rename
+	replaces []*normal         // those that change parts of texts
+	here     []*normal         // those of replaces that a text at hand may need
+	renamed  map[string]string // ids, in order of appearance
+	err      error
 }
 
 func (s *ruleSet) normaliser(api string) *normaliser {
-	n := &normaliser{renamed: map[string]string{}}
+	n := &normaliser{words: s.words, renamed: map[string]string{}}
 	for i := range s.Normal {
 		r := &s.Normal[i]
 		if !r.speaks(api) {
 			continue
 		}
-		n.rules = append(n.rules, r)
-		if len(r.drop) > 0 {
-			n.dropped = append(n.dropped, r)
+		if len(r.sorted) > 0 {
+			n.sorts = append(n.sorts, r)
 		}
-		if r.Rename || r.expression != nil {
-			n.changed = append(n.changed, r)
+		if len(r.drop) > 0 {
+			n.drops = append(n.drops, r)
+		}
+		if r.Rename {
+			n.renames = append(n.renames, r)
+		}
+		if r.expression != nil {
+			n.replaces = append(n.replaces, r)
 		}
 	}
 	return n
@@ -87,12 +96,12 @@ func (s *ruleSet) normaliser(api string) *normaliser {
 func (n *normaliser) walk(v *value, path []string) {
 	switch v.kind {
 	case object:
-		v.members = slices.DeleteFunc(v.members, func(m member) bool { return n.drops(append(path, m.name), m.v) })
+		v.members = slices.DeleteFunc(v.members, func(m member) bool { return n.dropped(append(path, m.name), m.v) })
 		for i := range v.members {
 			n.walk(&v.members[i].v, append(path, v.members[i].name))
 		}
 	case array:
-		v.items = slices.DeleteFunc(v.items, func(item value) bool { return n.drops(append(path, "-"), item) })
+		v.items = slices.DeleteFunc(v.items, func(item value) bool { return n.dropped(append(path, "-"), item) })
 		for i := range v.items {
 			n.walk(&v.items[i], append(path, "-"))
 		}
@@ -114,8 +123,8 @@ func exactInt(s string) bool {
 	return err == nil && strconv.FormatInt(n, 10) == s
 }
 
-func (n *normaliser) drops(path []string, v value) bool {
-	return slices.ContainsFunc(n.dropped, func(r *normal) bool { return r.drops(path, v) })
+func (n *normaliser) dropped(path []string, v value) bool {
+	return slices.ContainsFunc(n.drops, func(r *normal) bool { return r.drops(path, v) })
 }
 
 // shortest is the length of the shortest text that a rule changes a part of.
@@ -125,18 +134,47 @@ func (n *normaliser) text(path []string, s string) string {
 	if s == "" {
 		return s
 	}
-	for _, r := range n.changed {
-		if r.Rename && r.at(path) {
+	for _, r := range n.renames {
+		if r.at(path) {
 			if n.renamed[s] == "" {
 				n.renamed[s] = "id-" + strconv.Itoa(len(n.renamed)+1)
 			}
 			return n.renamed[s]
 		}
-		if r.expression != nil && len(s) >= shortest && r.needed(s) && r.at(path) {
-			s = r.replace(s)
+	}
+	if len(s) < shortest {
+		return s
+	}
+	has := n.words.in(s)
+	n.here = n.here[:0]
+	for _, r := range n.replaces {
+		if r.needed(has) && r.at(path) {
+			n.here = append(n.here, r)
 		}
 	}
-	return s
+	if len(n.here) == 0 {
+		return s
+	}
+	return n.lines(s)
+}
+
+// lines applies the rules of the place to each line of a text.
+func (n *normaliser) lines(s string) string {
+	var out strings.Builder
+	out.Grow(len(s))
+	for line := range strings.Lines(s) {
+		has := n.words.in(line)
+		for _, r := range n.here {
+			if !r.needed(has) {
+				continue
+			}
+			if changed := r.expression().ReplaceAllString(line, r.With); changed != line {
+				line, has = changed, n.words.in(changed)
+			}
+		}
+		out.WriteString(line)
+	}
+	return out.String()
 }
 
 // steady takes out of a system prompt what differs between identical runs.
@@ -148,15 +186,19 @@ func steady(api, s string) string {
 func canonical(out []byte, v value) []byte {
 	switch v.kind {
 	case object:
-		list := slices.Clone(v.members)
-		sort.Slice(list, func(i, j int) bool { return lessUTF16(list[i].name, list[j].name) })
+		var room [16]int
+		order := room[:0]
+		for i := range v.members {
+			order = append(order, i)
+		}
+		slices.SortFunc(order, func(i, j int) int { return compareUTF16(v.members[i].name, v.members[j].name) })
 		out = append(out, '{')
-		for i, m := range list {
+		for i, at := range order {
 			if i > 0 {
 				out = append(out, ',')
 			}
-			out = append(quote(out, m.name), ':')
-			out = canonical(out, m.v)
+			out = append(quote(out, v.members[at].name), ':')
+			out = canonical(out, v.members[at].v)
 		}
 		return append(out, '}')
 	case array:
@@ -174,18 +216,18 @@ func canonical(out []byte, v value) []byte {
 	return append(out, v.str...)
 }
 
-// lessUTF16 compares as RFC 8785 sorts: by UTF-16 code units.
-func lessUTF16(a, b string) bool {
+// compareUTF16 compares as RFC 8785 sorts: by UTF-16 code units.
+func compareUTF16(a, b string) int {
 	for i := 0; i < len(a) && i < len(b); i++ {
 		if a[i] == b[i] {
 			continue
 		}
 		if a[i] < utf8.RuneSelf && b[i] < utf8.RuneSelf {
-			return a[i] < b[i]
+			return cmp.Compare(a[i], b[i])
 		}
-		return slices.Compare(utf16.Encode([]rune(a)), utf16.Encode([]rune(b))) < 0
+		return slices.Compare(utf16.Encode([]rune(a)), utf16.Encode([]rune(b)))
 	}
-	return len(a) < len(b)
+	return cmp.Compare(len(a), len(b))
 }
 
 const hexDigits = "0123456789abcdef"

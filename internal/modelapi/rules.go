@@ -21,6 +21,7 @@ type ruleSet struct {
 	Normal   []normal   `json:"normal"`
 
 	failed func() *regexp.Regexp
+	words  *keywords // that expressions need
 }
 
 // normal is a rule about what differs between identical runs. Paths are JSON
@@ -36,9 +37,11 @@ type normal struct {
 	By      string   `json:"by"`
 	Rename  bool     `json:"rename"`  // strings to number by order of appearance
 	Needs   []string `json:"needs"`   // only lines with one of these are looked at
-	Replace string   `json:"replace"` // regular expression
+	Also    []string `json:"also"`    // and one of these, without which nothing matches
+	Replace string   `json:"replace"` // regular expression; it sees one line
 	With    string   `json:"with"`
 
+	needs, also          wordSet
 	expression           func() *regexp.Regexp
 	drop, places, sorted [][]string
 }
@@ -63,8 +66,10 @@ func parseRules(file []byte) (ruleSet, error) {
 		return s, err
 	}
 	s.failed = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(s.Failed) })
+	s.words = &keywords{}
 	for i := range s.Normal {
 		r := &s.Normal[i]
+		r.needs, r.also = s.words.set(r.Needs), s.words.set(r.Also)
 		if r.Replace != "" {
 			source := r.Replace
 			r.expression = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(source) })
@@ -119,25 +124,10 @@ func (r *normal) drops(path []string, v value) bool {
 		(r.Prefix == "" || strings.HasPrefix(v.text(), r.Prefix) || strings.HasPrefix(v.get("text").text(), r.Prefix))
 }
 
-func (r *normal) needed(s string) bool {
-	return len(r.Needs) == 0 || slices.ContainsFunc(r.Needs, func(n string) bool { return strings.Contains(s, n) })
-}
-
-// replace changes the lines that need it.
-func (r *normal) replace(s string) string {
-	e := r.expression()
-	if len(r.Needs) == 0 {
-		return e.ReplaceAllString(s, r.With)
-	}
-	var out strings.Builder
-	out.Grow(len(s))
-	for line := range strings.Lines(s) {
-		if r.needed(line) {
-			line = e.ReplaceAllString(line, r.With)
-		}
-		out.WriteString(line)
-	}
-	return out.String()
+// needed reports whether a text with these words may have what the rule
+// changes.
+func (r *normal) needed(has wordSet) bool {
+	return (len(r.Needs) == 0 || r.needs.meets(has)) && (len(r.Also) == 0 || r.also.meets(has))
 }
 
 // order sorts what arrived in any order.
