@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,6 +17,7 @@ import (
 	"mayfly.dev/mayfly"
 	"mayfly.dev/mayfly/client"
 	"mayfly.dev/mayfly/internal/autostart"
+	"mayfly.dev/mayfly/internal/unixsock"
 )
 
 // TestEngineScripts runs each command against a server of its own, which is
@@ -121,8 +123,8 @@ func alive(pid int) bool {
 	return !strings.HasPrefix(after, "Z")
 }
 
-// killServer ends the server of the state directory without a warning:
-// killserver
+// killServer ends the server of the state directory without a warning, and
+// waits until the kernel has closed its socket: killserver
 func killServer(ts *testscript.TestScript, _ bool, _ []string) {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
@@ -130,4 +132,17 @@ func killServer(ts *testscript.TestScript, _ bool, _ []string) {
 	info, err := c.Info(ctx)
 	ts.Check(err)
 	ts.Check(endProcess(ctx, info.PID, syscall.SIGKILL))
+	for ctx.Err() == nil && !refused(ts.Getenv("MAYFLY_STATE")) {
+		pause()
+	}
+	ts.Check(ctx.Err())
+}
+
+// refused reports whether nobody holds the socket of a server.
+func refused(state string) bool {
+	conn, err := unixsock.Dial(context.Background(), filepath.Join(state, autostart.SocketName))
+	if err == nil {
+		conn.Close()
+	}
+	return errors.Is(err, syscall.ECONNREFUSED)
 }
