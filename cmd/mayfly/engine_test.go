@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -43,6 +44,9 @@ func TestEngineScripts(t *testing.T) {
 			}
 			state := e.Getenv("MAYFLY_STATE")
 			e.Defer(func() {
+				if err := reviveServer(bin, state); err != nil {
+					t.Errorf("start a server for what is left in %s: %v", state, err)
+				}
 				if err := stopServer(state); err != nil {
 					t.Errorf("stop the server of %s: %v", state, err)
 				}
@@ -72,6 +76,19 @@ func buildPrograms(t *testing.T) string {
 		t.Fatalf("build: %v\n%s", err, out)
 	}
 	return dir
+}
+
+// reviveServer starts a server when a script that failed has killed its own
+// and left environments.
+func reviveServer(bin, state string) error {
+	if left, _ := filepath.Glob(filepath.Join(state, "pool/envs/*")); len(left) == 0 {
+		return nil
+	}
+	out, err := exec.Command(filepath.Join(bin, "mayfly"), "--state", state, "serve", "--daemon").CombinedOutput()
+	if err != nil {
+		err = fmt.Errorf("%w: %s", err, out)
+	}
+	return err
 }
 
 // stopServer deletes every environment and ends the server.
