@@ -295,6 +295,7 @@ func TestAgents(t *testing.T) {
 				t.Run("secrets", func(t *testing.T) { r.For(t).checkSecrets(t) })
 				t.Run("replay", func(t *testing.T) { r.For(t).checkReplay(t) })
 				t.Run("changes", func(t *testing.T) { r.For(t).checkChanges(t) })
+				t.Run("continue", func(t *testing.T) { r.For(t).checkContinue(t) })
 				t.Run("fork", func(t *testing.T) { r.For(t).checkForks(t) })
 				t.Run("rollback", func(t *testing.T) { r.For(t).checkRollback(t) })
 			})

@@ -22,14 +22,10 @@ type report struct {
 	Divergences []mayfly.Divergence `json:"divergences"`
 }
 
-// replay replays the run, with another command if there is one.
-func (r recorded) replay(t *testing.T, command ...string) report {
+// replay replays the run; more are flags, and another command behind "--".
+func (r recorded) replay(t *testing.T, more ...string) report {
 	t.Helper()
-	args := []string{"replay", r.graph.Run, "--rm", "--json"}
-	if len(command) > 0 {
-		args = append(append(args, "--"), command...)
-	}
-	out, err := r.Try("/", args...)
+	out, err := r.Try("/", append([]string{"replay", r.graph.Run, "--rm", "--json"}, more...)...)
 	var exit *exec.ExitError
 	if err != nil && (!errors.As(err, &exit) || exit.ExitCode() != mayfly.Diverged.ExitStatus()) {
 		t.Fatal(err)
@@ -57,6 +53,19 @@ func (r recorded) checkReplay(t *testing.T) {
 	}
 }
 
+// checkContinue goes on after a difference: the recorded answers come to the
+// end, and the report has the difference all the same.
+func (r recorded) checkContinue(t *testing.T) {
+	command := append([]string{"sh", "-c", `touch /var/tmp/planted; exec "$@"`, "sh"}, r.agent.Start(r.prompt)...)
+	got := r.replay(t, append([]string{"--on-divergence", "continue", "--"}, command...)...)
+	if got.Same || len(got.Divergences) == 0 || got.Divergences[0].Step != 2 {
+		t.Errorf("got = %+v, want a difference in step 2", got.Divergences)
+	}
+	if got.Replayed.Steps != len(r.graph.Steps) || got.Replayed.Tree != got.Recorded.Tree {
+		t.Errorf("got = %d steps and the tree %s, want %d and %s", got.Replayed.Steps, got.Replayed.Tree, len(r.graph.Steps), got.Recorded.Tree)
+	}
+}
+
 // checkChanges plants a change before each of some replays, and looks for it
 // in the report.
 func (r recorded) checkChanges(t *testing.T) {
@@ -74,7 +83,7 @@ func (r recorded) checkChanges(t *testing.T) {
 		"parameter": {r.agent.Start(r.prompt, r.agent.Parameter...), 1, r.agent.Was, r.agent.Is},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got := r.For(t).replay(t, c.command...)
+			got := r.For(t).replay(t, append([]string{"--"}, c.command...)...)
 			if got.Same || len(got.Divergences) == 0 {
 				t.Fatalf("got = %+v, want a divergence", got)
 			}
