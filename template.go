@@ -24,6 +24,7 @@ type Lock struct {
 	Nested    bool              `json:"nested_sandboxes,omitempty"` // let agents make user namespaces of their own
 	Model     *LockedModel      `json:"model,omitempty"`            // that its runs are meant to use
 	Exact     ExactRecording    `json:"exact,omitempty"`            // what becomes of the bytes that redaction took out
+	Services  []LockedService   `json:"services,omitempty"`         // sorted by name
 	Template  string            `json:"template"`                   // digest over all that the volume depends on
 }
 

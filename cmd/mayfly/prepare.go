@@ -64,7 +64,7 @@ func pin(ctx context.Context, f sourceFlags) (*prepared, error) {
 	p.source, err = workspace.Open(ctx, f.dir, workspace.Options{
 		Uncommitted: m.Workspace.Uncommitted && !f.noUncommitted,
 		Depth:       m.Workspace.Depth,
-		Pin:         m.IsLockfile,
+		Pin:         m.IsPinned,
 	})
 	if baseErr := <-found; err == nil {
 		err = baseErr

@@ -84,6 +84,7 @@ func newServer(ctx context.Context, stateDir string, log *slog.Logger) (_ server
 		Pool:     pool,
 		Runtimes: runtimes(groups),
 		Files:    agentconfig.Files(agentconfig.Options{Port: gateway.Port, Hooks: true, ProjectHooks: os.Getenv("MAYFLY_PROJECT_HOOKS") == "1"}),
+		Key:      key,
 		Log:      log,
 	})
 	s.closers = append(s.closers, drv.Close)

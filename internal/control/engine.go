@@ -62,18 +62,19 @@ type Engine struct {
 	forwarded int64      // number of the last event that the ledger has
 	trimmed   int64      // number of the last event that the outbox has let go
 
-	mu      sync.Mutex               // guards what follows
-	closed  bool                     //
-	workers map[string]*worker       // by environment
-	changed map[string]chan struct{} // by environment: closed when its state changes
-	waiting map[string]bool          // runs whose exit somebody waits for
-	readers map[string]int           // by run: attachments that have not seen the end; once there was one, the key stays
-	builds  map[string]bool          // templates being prepared
-	uids    map[uint32]bool          // first ids of the ranges in use
-	doors   map[string]bool          // environments whose door is open
-	refused map[string]refusals      // by environment
-	hidden  map[string]words         // by run: what must not be written of those that have not started
-	kept    map[string]bool          // runs whose recording has begun
+	mu       sync.Mutex               // guards what follows
+	closed   bool                     //
+	workers  map[string]*worker       // by environment
+	changed  map[string]chan struct{} // by environment: closed when its state changes
+	waiting  map[string]bool          // runs whose exit somebody waits for
+	readers  map[string]int           // by run: attachments that have not seen the end; once there was one, the key stays
+	builds   map[string]bool          // templates being prepared
+	uids     map[uint32]bool          // first ids of the ranges in use
+	doors    map[string]bool          // environments whose door is open
+	attended map[string]*attendance   // by environment: its services, once all are ready
+	refused  map[string]refusals      // by environment
+	hidden   map[string]words         // by run: what must not be written of those that have not started
+	kept     map[string]bool          // runs whose recording has begun
 }
 
 var _ mayfly.Service = (*Engine)(nil)
@@ -91,18 +92,19 @@ func New(ctx context.Context, o Options) (*Engine, error) {
 		o.Concurrency = 8
 	}
 	e := &Engine{
-		Options: o,
-		slots:   make(chan struct{}, o.Concurrency),
-		workers: map[string]*worker{},
-		changed: map[string]chan struct{}{},
-		waiting: map[string]bool{},
-		readers: map[string]int{},
-		builds:  map[string]bool{},
-		uids:    map[uint32]bool{},
-		doors:   map[string]bool{},
-		refused: map[string]refusals{},
-		kept:    map[string]bool{},
-		hidden:  map[string]words{},
+		Options:  o,
+		slots:    make(chan struct{}, o.Concurrency),
+		workers:  map[string]*worker{},
+		changed:  map[string]chan struct{}{},
+		waiting:  map[string]bool{},
+		readers:  map[string]int{},
+		builds:   map[string]bool{},
+		uids:     map[uint32]bool{},
+		doors:    map[string]bool{},
+		attended: map[string]*attendance{},
+		refused:  map[string]refusals{},
+		kept:     map[string]bool{},
+		hidden:   map[string]words{},
 	}
 	e.ctx, e.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	if err := e.recover(ctx); err != nil {

@@ -90,7 +90,11 @@ func (e *Engine) planEnvironment(ctx context.Context, req mayfly.CreateEnvironme
 	env.Commit, env.Exact = lock.Workspace.Commit, cmp.Or(req.Exact, env.Exact, lock.Exact)
 	env.Named = slices.Sorted(maps.Keys(merged(lock.Env, env.Spec.Env)))
 	env.Limits = effectiveLimits(req.Limits, lock.Limits)
-	env.Spec.Template, env.Spec.Limits = env.Template, env.Limits
+	env.Spec.Template, env.Spec.Limits, env.Spec.Services = env.Template, env.Limits, lock.Services
+	if len(lock.Services) > 0 && env.Isolation != mayfly.Native {
+		return nil, mayfly.Errorf(mayfly.Unsupported, "services do not run under the isolation %s", env.Isolation).
+			Hint("use the isolation %s, or remove services from mayfly.yaml", mayfly.Native)
+	}
 	ttl := firstOf(req.TTL, lock.TTL, mayfly.DefaultTTL)
 	env.ExpiresAt = now.Add(ttl)
 	env.IdleTimeout = firstOf(req.IdleTimeout, lock.Idle, mayfly.DefaultIdle)

@@ -59,7 +59,7 @@ func (e *Engine) Step(ctx context.Context, id string) (again time.Time, err erro
 		return time.Time{}, err
 	}
 	moves := []func(context.Context, *situation) (moved bool, err error){
-		e.stepDeadlines, e.stepRemoval, e.stepVolume, e.stepSnapshots, e.stepRollback, e.stepSandbox, e.stepDoor, e.stepRuns,
+		e.stepDeadlines, e.stepRemoval, e.stepVolume, e.stepSnapshots, e.stepRollback, e.stepSandbox, e.stepServices, e.stepDoor, e.stepRuns,
 	}
 	for _, move := range moves {
 		if moved, err := move(ctx, s); moved || err != nil {
@@ -209,6 +209,7 @@ func (e *Engine) stepRemoval(ctx context.Context, s *situation) (bool, error) {
 
 // stop closes the door of an environment and ends its processes.
 func (e *Engine) stop(ctx context.Context, env *environment) error {
+	e.dismiss(env.ID)
 	if err := e.closeDoor(env.ID); err != nil {
 		return fmt.Errorf("close the gateway: %w", err)
 	}
@@ -511,6 +512,7 @@ func (e *Engine) startSandbox(ctx context.Context, s *situation) error {
 		return err
 	}
 	defer release()
+	e.dismiss(s.env.ID)
 	if err := e.closeDoor(s.env.ID); err != nil { // of a sandbox that is gone
 		return err
 	}
@@ -520,6 +522,9 @@ func (e *Engine) startSandbox(ctx context.Context, s *situation) error {
 			return e.fail(ctx, s.env, "start environment", err)
 		}
 		return e.failPendingRuns(ctx, s, err)
+	}
+	if err := e.serve(ctx, s.env); err != nil {
+		return e.failServices(ctx, s, err)
 	}
 	return e.noteReady(ctx, s, "environment.ready")
 }
@@ -622,6 +627,9 @@ func (e *Engine) resume(ctx context.Context, s *situation, seen driver.SandboxSt
 		return nil
 	case mayfly.Paused:
 		return e.noteReady(ctx, s, "environment.resumed")
+	}
+	if err := e.serve(ctx, env); err != nil {
+		return e.failServices(ctx, s, err)
 	}
 	return e.noteReady(ctx, s, "environment.ready")
 }

@@ -26,6 +26,7 @@ type Spec struct {
 	From     *mayfly.SnapshotRef // fork of this snapshot instead of an empty volume
 	Env      map[string]string
 	Limits   mayfly.Limits
+	Services []mayfly.LockedService `json:",omitempty"`
 }
 
 // Observed is what is there of an environment.
@@ -123,6 +124,14 @@ type Driver interface {
 type Pauser interface {
 	Pause(ctx context.Context, h Handle) error
 	Resume(ctx context.Context, h Handle) error
+}
+
+// Servicer is a driver that runs services beside the commands of environments.
+type Servicer interface {
+	// StartService starts a service of s by its name, unless it runs, and
+	// returns its process when it is ready, for WaitProcess. The sandbox runs.
+	// A service that does not become ready has no process left.
+	StartService(ctx context.Context, h Handle, s Spec, name string) (process string, err error)
 }
 
 // Listener is a driver that can open doors into an environment.

@@ -2,6 +2,7 @@ package manifest
 
 import (
 	"cmp"
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strconv"
@@ -66,7 +67,36 @@ func Drift(old, now mayfly.Lock) []Difference {
 	was, is := modelOf(old), modelOf(now)
 	add("the model", was, is, "name the version in "+File+", such as model: NAME@1, or accept it with mayfly lock")
 	add("recording.exact", exactOf(old), exactOf(now), manifestFix)
+	all = append(all, mapDrift("the service ", describeServices(old), describeServices(now), quoted, "undo the change in "+File+" or in the files that it names, or accept it with mayfly lock")...)
 	return all
+}
+
+// describeServices has all that is pinned of services.
+func describeServices(l mayfly.Lock) map[string]string {
+	described := map[string]string{}
+	for _, s := range l.Services {
+		text, err := json.Marshal(s)
+		var fields any
+		if err == nil {
+			err = json.Unmarshal(text, &fields)
+		}
+		if err != nil {
+			panic(err) // strings and numbers
+		}
+		flatten(described, s.Name, fields)
+	}
+	return described
+}
+
+// flatten describes every value in a tree by the path to it.
+func flatten(into map[string]string, path string, value any) {
+	if fields, ok := value.(map[string]any); ok {
+		for name, v := range fields {
+			flatten(into, path+"."+name, v)
+		}
+		return
+	}
+	into[path] = fmt.Sprint(value)
 }
 
 func modelOf(l mayfly.Lock) string {

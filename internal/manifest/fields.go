@@ -39,7 +39,7 @@ func (d *decoder) manifest(n *node, m *Manifest) {
 		"nested_sandboxes": d.boolean(&m.Nested),
 		"model":            d.text(&m.Model, checkModel),
 		"recording":        d.recording(m),
-		"services":         d.services,
+		"services":         d.services(m),
 	})
 }
 
@@ -111,13 +111,6 @@ func checkExact(s string) error {
 		return mayfly.Errorf(mayfly.Invalid, "recording.exact is %.100q", s).Hint("use encrypted or none")
 	}
 	return nil
-}
-
-func (d *decoder) services(_ string, n *node) {
-	if d.err == nil {
-		d.err = mayfly.Errorf(mayfly.Unsupported, "%s:%d:%d: services are not supported by this version", d.file, n.line, n.col).
-			Hint("remove services:, and start what the agent needs in its own command")
-	}
 }
 
 // checkImage looks at the form of an image reference. Whether there is such
@@ -262,6 +255,7 @@ func (d *decoder) lock(n *node, l *mayfly.Lock) {
 			})
 		},
 		"exact":    d.text(&exact, checkExact),
+		"services": d.lockedServices(l),
 		"template": d.text(&l.Template, checkDigest),
 	})
 	for _, name := range required {

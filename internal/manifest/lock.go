@@ -34,8 +34,8 @@ const lockVersion = 1
 // Template, the digest that names the prepared volume, is SHA-256 over the
 // canonical JSON (RFC 8785) of all that the volume and the commands in it
 // depend on: the version of this rule; the kind and digest of the base; the
-// commit, digest and depth of the workspace; the lockfiles; the setup commands; env,
-// seed (as a string), epoch (as a string) and nested sandboxes. The name, the
+// commit, digest and depth of the workspace; the lockfiles; the setup commands; the
+// services; env, seed (as a string), epoch (as a string) and nested sandboxes. The name, the
 // reference by which an image was found, the counts of files, and the limits,
 // timeouts, model and recording, which environments and runs carry themselves,
 // are not in it. The model is for the caller to pin.
@@ -56,7 +56,9 @@ func Resolve(m Manifest, base mayfly.LockedBase, ws mayfly.LockedWorkspace, lock
 		if err := checkDigest(digest); err != nil {
 			return l, fmt.Errorf("pin %s: %w", name, err)
 		}
-		l.Lockfiles[printable(name)] = digest
+		if len(m.Services) == 0 || m.IsLockfile(name) {
+			l.Lockfiles[printable(name)] = digest
+		}
 	}
 	for name, value := range l.Env {
 		if err := CheckEnv(name, value); err != nil {
@@ -66,12 +68,18 @@ func Resolve(m Manifest, base mayfly.LockedBase, ws mayfly.LockedWorkspace, lock
 			return l, mayfly.Errorf(mayfly.Invalid, "the value of %s is not valid UTF-8", name).Hint("encode it, for example in base64")
 		}
 	}
+	if len(l.Lockfiles) == 0 {
+		l.Lockfiles = nil
+	}
 	for what, digest := range map[string]string{"base": base.Digest, "workspace": ws.Digest} {
 		if err := checkDigest(digest); err != nil {
 			return l, fmt.Errorf("pin the %s: %w", what, err)
 		}
 	}
 	var err error
+	if l.Services, err = lockServices(m.Services, lockfiles); err != nil {
+		return l, err
+	}
 	l.Template, err = templateDigest(l)
 	return l, err
 }
@@ -111,9 +119,12 @@ func templateDigest(l mayfly.Lock) (string, error) {
 		Seed      string            `json:"seed"`  // canonical JSON has no integers above 2⁵³
 		Epoch     string            `json:"epoch"` // for the same reason
 		Nested    bool              `json:"nested_sandboxes"`
+
+		Services []mayfly.LockedService `json:"services,omitempty"`
 	}{
 		l.Version, base{l.Base.Kind, l.Base.Digest}, workspace{l.Workspace.Commit, l.Workspace.Digest, l.Workspace.Depth},
 		l.Lockfiles, l.Setup, l.Env, strconv.FormatUint(l.Seed, 10), strconv.FormatInt(l.Epoch, 10), l.Nested,
+		l.Services,
 	})
 	if err == nil {
 		data, err = jcs.Transform(data)
@@ -123,6 +134,20 @@ func templateDigest(l mayfly.Lock) (string, error) {
 	}
 	sum := sha256.Sum256(data)
 	return "sha256:" + hex.EncodeToString(sum[:]), nil
+}
+
+// service is a locked service with a unit in its duration.
+type service struct {
+	mayfly.LockedService
+	Timeout string `json:"timeout"`
+}
+
+func servicesOf(l mayfly.Lock) []service {
+	var list []service
+	for _, s := range l.Services {
+		list = append(list, service{s, FormatDuration(s.Timeout)})
+	}
+	return list
 }
 
 // VerifyLock reports whether a lock's Template is that of its content. The
@@ -234,11 +259,12 @@ func FormatLock(l mayfly.Lock) ([]byte, error) {
 		Nested    bool                   `json:"nested_sandboxes,omitempty"`
 		Model     *mayfly.LockedModel    `json:"model,omitempty"`
 		Exact     mayfly.ExactRecording  `json:"exact,omitempty"`
+		Services  []service              `json:"services,omitempty"`
 		Template  string                 `json:"template"`
 	}{
 		l.Version, l.Name, l.Base, l.Workspace, l.Lockfiles, l.Setup, l.Env, l.Seed, l.Epoch,
 		limits{l.Limits.CPU, FormatSize(l.Limits.Memory), l.Limits.PIDs, FormatSize(l.Limits.Disk), FormatSize(l.Limits.Output)},
-		FormatDuration(l.TTL), FormatDuration(l.Idle), l.Nested, l.Model, l.Exact, l.Template,
+		FormatDuration(l.TTL), FormatDuration(l.Idle), l.Nested, l.Model, l.Exact, servicesOf(l), l.Template,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("format the lock: %w", err)

@@ -44,6 +44,9 @@ type Manifest struct {
 	Nested    bool                  // let agents make user namespaces of their own
 	Model     string                // entry of the model registry that runs are meant to use: NAME or NAME@VERSION
 	Exact     mayfly.ExactRecording // what becomes of what redaction takes out of recordings
+	// Services are sorted by name. The SQL of a Postgres is patterns still, and
+	// its Files are missing.
+	Services []mayfly.LockedService
 }
 
 // BaseKind says where the root filesystem comes from.

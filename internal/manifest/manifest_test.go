@@ -195,13 +195,6 @@ func TestBadManifestsSayWhereAndWhat(t *testing.T) {
 	}
 }
 
-func TestServicesAreReserved(t *testing.T) {
-	_, err := Parse("mayfly.yaml", []byte("services:\n  db: postgres\n"))
-	if mayfly.KindOf(err) != mayfly.Unsupported || !strings.HasPrefix(err.Error(), "mayfly.yaml:2:3: ") {
-		t.Errorf("err = %v (%s), want unsupported at 2:3", err, mayfly.KindOf(err))
-	}
-}
-
 func TestOnlySmallRegularFilesAreRead(t *testing.T) {
 	for name, c := range map[string]struct {
 		make    func(path string) error

@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -24,6 +25,7 @@ import (
 	"mayfly.dev/mayfly"
 	"mayfly.dev/mayfly/internal/driver"
 	"mayfly.dev/mayfly/internal/guest"
+	"mayfly.dev/mayfly/internal/postgres"
 	"mayfly.dev/mayfly/internal/sandbox"
 	"mayfly.dev/mayfly/internal/volume"
 )
@@ -36,10 +38,12 @@ type Options struct {
 	// Files lie under every environment, below the template and above its base,
 	// by absolute path: below the home directory they are the commands' own.
 	Files map[string][]byte
+	Key   []byte // of the passwords of databases
 	Log   *slog.Logger
 }
 
-// Driver is a driver.Driver, a driver.Pauser and a driver.Listener.
+// Driver is a driver.Driver, a driver.Pauser, a driver.Listener and a
+// driver.Servicer.
 type Driver struct {
 	dir      string
 	pool     volume.Pool
@@ -48,12 +52,18 @@ type Driver struct {
 
 	files      map[string][]byte
 	filesLayer string
+
+	key       []byte
+	preparing sync.Mutex                  // held while a baseline is made
+	mu        sync.Mutex                  // guards databases
+	databases map[string]postgres.Running // by environment
 }
 
 var (
 	_ driver.Driver   = (*Driver)(nil)
 	_ driver.Pauser   = (*Driver)(nil)
 	_ driver.Listener = (*Driver)(nil)
+	_ driver.Servicer = (*Driver)(nil)
 )
 
 // New makes a driver.
@@ -61,6 +71,7 @@ func New(o Options) *Driver {
 	return &Driver{
 		dir: o.Dir, pool: o.Pool, runtimes: o.Runtimes, log: o.Log,
 		files: o.Files, filesLayer: filesName(o.Files),
+		key: o.Key, databases: map[string]postgres.Running{},
 	}
 }
 
@@ -129,21 +140,31 @@ func (d *Driver) Create(ctx context.Context, h driver.Handle, s driver.Spec) err
 		return err // before anything is made
 	}
 	var err error
-	if s.From != nil {
+	if _, ok := database(s.Services); s.From != nil {
 		err = d.pool.Fork(ctx, h.Environment, s.From.Environment, s.From.Snapshot)
+	} else if ok {
+		err = d.pool.Fork(ctx, h.Environment, baselineVolume(s.Template), baselineSnapshot)
 	} else {
 		err = d.pool.Create(ctx, h.Environment)
 	}
 	if err != nil {
 		return fmt.Errorf("create volume: %w", err)
 	}
-	if l, ok := d.pool.(volume.Limiter); ok && s.Limits.Disk > 0 {
-		if err := l.SetLimit(ctx, h.Environment, s.Limits.Disk); err != nil {
+	return d.limit(ctx, h.Environment, s.Limits.Disk)
+}
+
+// limit holds a volume to a number of bytes, where the pool can; 0 is none.
+func (d *Driver) limit(ctx context.Context, volumeName string, disk int64) error {
+	if l, ok := d.pool.(volume.Limiter); ok && disk > 0 {
+		if err := l.SetLimit(ctx, volumeName, disk); err != nil {
 			return fmt.Errorf("limit volume: %w", err)
 		}
 	}
 	return nil
 }
+
+// copyOnWrite reports whether files are never overwritten in place.
+func (d *Driver) copyOnWrite() bool { return d.pool.Kind() == volume.Btrfs }
 
 // Start implements driver.Driver.
 func (d *Driver) Start(ctx context.Context, h driver.Handle, s driver.Spec) error {
@@ -191,11 +212,14 @@ func (d *Driver) assemble(h driver.Handle, t description, lower []string, s driv
 	}
 }
 
+// systemPath is where programs are looked for unless an image says otherwise.
+const systemPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
 // variables are the environment variables of every process: the same in all
 // environments of a template, so that runs compare.
 func (t description) variables(own map[string]string) []string {
 	vars := map[string]string{
-		"PATH":  "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+		"PATH":  systemPath,
 		"SHELL": "/bin/sh",
 		"LANG":  "C.UTF-8",
 	}
@@ -249,6 +273,7 @@ func (d *Driver) Inspect(ctx context.Context, h driver.Handle) (driver.Observed,
 // Stop implements driver.Driver. Without a record of the isolation it stops
 // whatever has the environment's name.
 func (d *Driver) Stop(ctx context.Context, h driver.Handle) error {
+	defer d.forgetDatabase(h.Environment)
 	if h.Isolation != "" {
 		rt, err := d.runtime(h.Isolation)
 		if err == nil {
@@ -309,6 +334,9 @@ func (d *Driver) List(ctx context.Context) ([]driver.Handle, error) {
 	slices.Sort(ids)
 	var handles []driver.Handle
 	for _, id := range slices.Compact(ids) {
+		if strings.HasPrefix(id, baselinePrefix) {
+			continue
+		}
 		handles = append(handles, driver.Handle{Environment: id})
 	}
 	return handles, nil
@@ -349,6 +377,7 @@ func (d *Driver) Snapshot(ctx context.Context, h driver.Handle, snapshot string)
 	if state != sandbox.Alive {
 		return 0, d.pool.Snapshot(ctx, h.Environment, snapshot)
 	}
+	d.checkpoint(ctx, h.Environment)
 	if d.pool.Kind() == volume.Btrfs { // copies are read through the page cache
 		if err := syncFilesystem(d.pool.Live(h.Environment).Upper); err != nil {
 			return 0, fmt.Errorf("flush volume: %w", err)
@@ -432,6 +461,13 @@ func (d *Driver) StartProcess(ctx context.Context, h driver.Handle, s driver.Spe
 	vars := map[string]string{}
 	if p.TTY {
 		vars["TERM"] = "xterm-256color"
+	}
+	if len(s.Services) > 0 {
+		own, err := d.databaseVariables(h, s)
+		if err != nil {
+			return err
+		}
+		maps.Copy(vars, own)
 	}
 	maps.Copy(vars, p.Env)
 	conn, err := d.dial(ctx, h)

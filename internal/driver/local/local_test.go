@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"testing"
@@ -24,6 +25,10 @@ import (
 )
 
 var guestProgram string
+
+// The first thread never ends: nobody may take it into namespaces of databases
+// in the making.
+func init() { runtime.LockOSThread() }
 
 func TestMain(m *testing.M) {
 	dir, err := os.MkdirTemp("", "mayfly-local-")

@@ -95,6 +95,11 @@ func (d *Driver) HasTemplate(ctx context.Context, digest string) (bool, error) {
 	if err == nil {
 		_, err = d.layers(ctx, t, digest)
 	}
+	if err == nil {
+		if there, err := d.hasBaseline(ctx, t.Lock); !there {
+			return false, err
+		}
+	}
 	if mayfly.KindOf(err) == mayfly.Missing || errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}
@@ -156,6 +161,9 @@ func (d *Driver) PutTemplate(ctx context.Context, l mayfly.Lock, workspace io.Re
 		return err
 	}
 	if err := unpackWorkspace(ctx, workspace, d.pool.Live(h.Environment).Upper); err != nil {
+		return err
+	}
+	if err := d.prepareDatabase(ctx, l, filepath.Join(d.pool.Live(h.Environment).Upper, sandbox.Workspace), limits.Disk, log); err != nil {
 		return err
 	}
 	if err := d.setUp(ctx, h, t, s, log); err != nil {

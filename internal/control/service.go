@@ -1,0 +1,168 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"mayfly.dev/mayfly"
+	"mayfly.dev/mayfly/internal/driver"
+	"mayfly.dev/mayfly/internal/store"
+)
+
+// attendance is who starts the services of an environment again when they end.
+type attendance struct {
+	cancel context.CancelFunc
+	done   sync.WaitGroup
+}
+
+// The pause before a service that ended is started again: it doubles until the
+// service has lived for serviceStable.
+const (
+	servicePause    = 100 * time.Millisecond
+	servicePauseMax = 30 * time.Second
+	serviceStable   = 10 * time.Second
+)
+
+// serve starts the services of an environment whose sandbox runs and returns
+// when all are ready. Those that run already are taken over.
+func (e *Engine) serve(ctx context.Context, env *environment) error {
+	if len(env.Spec.Services) == 0 || e.isAttended(env.ID) {
+		return nil
+	}
+	d, ok := e.Driver.(driver.Servicer)
+	if !ok {
+		return mayfly.Errorf(mayfly.Unsupported, "services cannot run here")
+	}
+	processes := make([]string, len(env.Spec.Services))
+	for i, s := range env.Spec.Services {
+		process, err := d.StartService(ctx, env.Handle, env.Spec, s.Name)
+		if err != nil {
+			return fmt.Errorf("service %s: %w", s.Name, err)
+		}
+		processes[i] = process
+	}
+	e.attend(d, env, processes)
+	return nil
+}
+
+func (e *Engine) isAttended(env string) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.attended[env] != nil
+}
+
+// attend has somebody watch each service.
+func (e *Engine) attend(d driver.Servicer, env *environment, processes []string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.closed {
+		return
+	}
+	ctx, cancel := context.WithCancel(e.ctx)
+	a := &attendance{cancel: cancel}
+	e.attended[env.ID] = a
+	for i, s := range env.Spec.Services {
+		a.done.Add(1)
+		e.wg.Go(func() {
+			defer a.done.Done()
+			e.restart(ctx, d, env, s.Name, processes[i])
+		})
+	}
+}
+
+// dismiss ends the watch over the services of an environment; it comes before
+// their sandbox is stopped.
+func (e *Engine) dismiss(env string) {
+	e.mu.Lock()
+	a := e.attended[env]
+	delete(e.attended, env)
+	e.mu.Unlock()
+	if a != nil {
+		a.cancel()
+		a.done.Wait()
+	}
+}
+
+// restart starts a service again whenever it ends.
+func (e *Engine) restart(ctx context.Context, d driver.Servicer, env *environment, name, process string) {
+	pause := servicePause
+	for {
+		began := time.Now()
+		exit, err := e.Driver.WaitProcess(ctx, env.Handle, process)
+		if ctx.Err() != nil {
+			return
+		}
+		if mayfly.KindOf(err) == mayfly.NotFound { // so has the sandbox
+			e.wake(env.ID)
+			return
+		}
+		if err != nil {
+			e.Log.Error("wait for a service", "environment", env.ID, "service", name, "error", err)
+		} else {
+			e.noteService(ctx, env.ID, "service.ended", fields{"service": name, "exit_code": exit.Code, "reason": exit.Reason})
+		}
+		if time.Since(began) > serviceStable {
+			pause = servicePause
+		}
+		for {
+			select {
+			case <-time.After(pause):
+			case <-ctx.Done():
+				return
+			}
+			pause = min(2*pause, servicePauseMax)
+			started, err := d.StartService(ctx, env.Handle, env.Spec, name)
+			if ctx.Err() != nil {
+				return
+			}
+			if err == nil {
+				process = started
+				e.noteService(ctx, env.ID, "service.started", fields{"service": name})
+				break
+			}
+			failure := userError(e.Log, err, "environment", env.ID, "service", name)
+			e.noteService(ctx, env.ID, "service.failed", fields{"service": name, "error": failure.Message})
+		}
+	}
+}
+
+func (e *Engine) noteService(ctx context.Context, env, kind string, data fields) {
+	err := e.Store.Update(ctx, func(tx *store.Tx) error { return e.emit(tx, serverActor, kind, env, "", data) })
+	if err != nil && ctx.Err() == nil {
+		e.Log.Error("save an event of a service", "environment", env, "error", err)
+	}
+}
+
+// stepServices takes over the services of an environment that an earlier
+// engine has started. Without them no run of an agent starts; what runs already
+// goes on.
+func (e *Engine) stepServices(ctx context.Context, s *situation) (bool, error) {
+	if len(s.env.Spec.Services) == 0 || s.env.Phase != mayfly.Ready || e.isAttended(s.env.ID) {
+		return false, nil
+	}
+	err := e.serve(ctx, s.env)
+	if err == nil || ctx.Err() != nil {
+		return false, ctx.Err()
+	}
+	failure := userError(e.Log, fmt.Errorf("start services: %w", err), "environment", s.env.ID)
+	s.by(e.Now().Add(doorRetry))
+	return e.failAgents(ctx, s, failure)
+}
+
+// failServices gives an environment up whose services do not start: a new one
+// for good, another until somebody needs it again.
+func (e *Engine) failServices(ctx context.Context, s *situation, cause error) error {
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if s.env.ReadyAt.IsZero() {
+		return e.fail(ctx, s.env, "start environment", cause)
+	}
+	if err := e.stop(ctx, s.env); err != nil {
+		return errors.Join(cause, err)
+	}
+	return e.failPendingRuns(ctx, s, cause)
+}
