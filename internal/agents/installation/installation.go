@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -112,6 +113,18 @@ func (in *Installation) Serve() {
 	in.server.Env = append(os.Environ(), in.env...)
 	if err := in.server.Start(); err != nil {
 		in.T.Fatal(err)
+	}
+	// A command that finds no server would start one.
+	socket := filepath.Join(in.State, "mayfly.sock")
+	for end := time.Now().Add(in.Patience); ; time.Sleep(5 * time.Millisecond) {
+		conn, err := net.Dial("unix", socket)
+		if err == nil {
+			conn.Close()
+			return
+		}
+		if time.Now().After(end) {
+			in.T.Fatalf("the server does not answer: %v\n%s", err, in.Log())
+		}
 	}
 }
 
