@@ -26,8 +26,7 @@ type call struct {
 	header   http.Header
 	body     []byte // of the request
 	side     bool   // no step of its own
-	key      chan string
-	unwell   bool // the answer says that something went wrong
+	unwell   bool   // the answer says that something went wrong
 	x        mayfly.Exchange
 	attempt  *attempt
 	tape     *tape
@@ -118,30 +117,27 @@ func (c *call) serve() {
 	ctx, stop := context.WithCancelCause(c.r.Context())
 	defer stop(nil)
 	c.stop = stop
-	c.key = make(chan string, 1)
-	go c.hash(c.body)
 	f := c.describe()
 	switch {
 	case f != nil:
 		c.side = true
-		c.deliver(c.own(f), c.begin())
+		err := c.begin()
+		c.deliver(c.own(f), err)
 	case c.adm.Replay != nil && !c.d.live.has(c.adm.Run):
 		c.replay(ctx)
 	default:
-		begun := c.begin()
-		c.deliver(c.ask(ctx), begun)
+		asked := c.ask(ctx)
+		err := c.begin()
+		c.deliver(<-asked, err)
 	}
 }
 
-// hash finds the key of the request, beside what else there is to do with it.
-// What cannot be normalised has no key.
-func (c *call) hash(body []byte) {
-	key := ""
+// hash finds the key of the request. What cannot be normalised has none.
+func (c *call) hash() {
 	_ = guarded(func() (err error) {
-		key, err = modelapi.Key(c.x.API, c.header, body)
+		c.x.Key, err = modelapi.Key(c.x.API, c.header, c.body)
 		return err
 	})
-	c.key <- key
 }
 
 // describe fills the exchange with what the request says. What cannot be read
@@ -190,18 +186,13 @@ func guarded(f func() error) (err error) {
 	return f()
 }
 
-// begin records the request and the start of the exchange. The channel gets
-// the outcome.
-func (c *call) begin() <-chan error {
-	begun := make(chan error, 1)
-	go func() { begun <- guarded(c.beginNow) }()
-	return begun
-}
+// begin records the request and the start of the exchange.
+func (c *call) begin() error { return guarded(c.beginNow) }
 
 func (c *call) beginNow() error {
+	c.hash()
 	ctx, cancel := c.durable()
 	defer cancel()
-	c.x.Key = <-c.key
 	var err error
 	if c.x.Request, err = c.d.g.recorder.WriteContent(ctx, c.adm.Run, c.request()); err != nil {
 		return fmt.Errorf("record request: %w", err)
@@ -245,36 +236,69 @@ var nobody = func() <-chan struct{} {
 	return c
 }()
 
-// ask forwards the request, and feeds the tape with the upstream's answer.
-func (c *call) ask(ctx context.Context) answer {
+// ask forwards the request. The goroutine that waits for the answer feeds the
+// tape with it.
+func (c *call) ask(ctx context.Context) <-chan answer {
+	asked := make(chan answer, 1)
 	key, err := c.provider.key()
 	if err != nil {
-		return c.own(faultf(http.StatusUnauthorized, "there is no key for the upstream %s. For the operator: %v", c.provider.Name, err))
+		asked <- c.own(faultf(http.StatusUnauthorized, "there is no key for the upstream %s. For the operator: %v", c.provider.Name, err))
+		return asked
 	}
 	u, err := upstreamURL(c.provider.URL, c.rest, cleanQuery(c.r.URL.RawQuery))
 	if err != nil {
-		return c.own(refusal(err))
+		asked <- c.own(refusal(err))
+		return asked
 	}
 	req := newRequest(ctx, c.r.Method, u, c.header, c.body)
 	c.provider.identify(req.Header, key)
+	go c.converse(ctx, req, c.provider.secrets(key), asked)
+	return asked
+}
+
+// converse sends a request, says what came of it, and feeds the tape with the
+// body of the answer.
+func (c *call) converse(ctx context.Context, req *http.Request, secrets []string, asked chan<- answer) {
+	fed := make(chan struct{})
+	defer close(fed)
 	silence := time.AfterFunc(c.d.g.o.Silence, func() { c.stop(errSilent) })
-	resp, err := c.d.g.transport.RoundTrip(req)
-	secrets := c.provider.secrets(key)
+	defer silence.Stop()
+	var resp *http.Response
 	var m masks
-	if err == nil {
-		m, err = withoutSecrets(resp, secrets)
-		if err == nil && resp.StatusCode < 200 {
-			err = errors.New("it switched to another protocol")
-		}
-		if err != nil {
-			resp.Body.Close()
-		}
+	err := guarded(func() (err error) {
+		resp, m, err = c.respond(req, secrets)
+		return err
+	})
+	if err != nil {
+		a := c.own(c.unanswered(ctx, err, secrets))
+		a.fed = fed
+		asked <- a
+		return
+	}
+	defer resp.Body.Close()
+	header := withoutHops(resp.Header)
+	header.Del("Content-Length")
+	asked <- answer{status: resp.StatusCode, header: header, length: resp.ContentLength, fed: fed}
+	c.tape.feed(resp.Body, func(p []byte) {
+		silence.Reset(c.d.g.o.Silence)
+		m.hide(p)
+	})
+}
+
+// respond returns the header of the upstream's answer, without secrets.
+func (c *call) respond(req *http.Request, secrets []string) (*http.Response, masks, error) {
+	resp, err := c.d.g.transport.RoundTrip(req)
+	if err != nil {
+		return nil, nil, err
+	}
+	m, err := withoutSecrets(resp, secrets)
+	if err == nil && resp.StatusCode < 200 {
+		err = errors.New("it switched to another protocol")
 	}
 	if err != nil {
-		silence.Stop()
-		return c.own(c.unanswered(ctx, err, secrets))
+		resp.Body.Close()
 	}
-	return c.stream(ctx, resp, m, silence)
+	return resp, m, err
 }
 
 // unanswered is the fault for a request that got no answer.
@@ -290,28 +314,10 @@ func (c *call) unanswered(ctx context.Context, err error, secrets []string) *fau
 	return f
 }
 
-// stream starts to feed the tape with an upstream's answer.
-func (c *call) stream(ctx context.Context, resp *http.Response, m masks, silence *time.Timer) answer {
-	fed := make(chan struct{})
-	body := resp.Body
-	go func() {
-		defer close(fed)
-		defer body.Close()
-		defer silence.Stop()
-		c.tape.feed(body, func(p []byte) {
-			silence.Reset(c.d.g.o.Silence)
-			m.hide(p)
-		})
-	}()
-	header := withoutHops(resp.Header)
-	header.Del("Content-Length")
-	return answer{status: resp.StatusCode, header: header, length: resp.ContentLength, fed: fed}
-}
-
-// deliver passes an answer on when the exchange's start is saved, and saves
-// its end.
-func (c *call) deliver(a answer, begun <-chan error) {
-	if err := <-begun; err != nil {
+// deliver passes an answer on, unless the start of the exchange could not be
+// saved, and saves its end.
+func (c *call) deliver(a answer, err error) {
+	if err != nil {
 		c.stop(err)
 		c.abandon(a)
 		if mayfly.KindOf(err) == mayfly.Forbidden {
@@ -325,8 +331,7 @@ func (c *call) deliver(a answer, begun <-chan error) {
 	}
 	c.body = nil
 	c.x.Status, c.x.Error = a.status, a.reason
-	err := c.pass(a)
-	if err != nil {
+	if err = c.pass(a); err != nil {
 		c.stop(err)
 	}
 	c.abandon(a)

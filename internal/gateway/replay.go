@@ -13,11 +13,8 @@ import (
 // is not the recorded one.
 func (c *call) replay(ctx context.Context) {
 	c.x.Replayed = true
-	err := <-c.begin()
-	begun := make(chan error, 1)
-	begun <- err
-	if err != nil {
-		c.deliver(answer{fed: nobody}, begun)
+	if err := c.begin(); err != nil {
+		c.deliver(answer{fed: nobody}, err)
 		return
 	}
 	played, f := c.play()
@@ -26,11 +23,11 @@ func (c *call) replay(ctx context.Context) {
 	case d != nil && c.adm.Replay.OnDivergence == mayfly.LiveOnDivergence:
 		c.x.Replayed = false
 		c.d.live.add(c.adm.Run)
-		c.deliver(c.ask(ctx), begun)
+		c.deliver(<-c.ask(ctx), nil)
 	case f != nil:
-		c.deliver(c.own(f), begun)
+		c.deliver(c.own(f), nil)
 	default:
-		c.deliver(c.recorded(ctx, played), begun)
+		c.deliver(c.recorded(ctx, played), nil)
 	}
 }
 
