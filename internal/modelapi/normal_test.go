@@ -27,6 +27,7 @@ var ruleCases = map[string][]struct{ api, a, b string }{
 	"parallel outputs": {{Responses, `{"input":[{"type":"function_call","call_id":"b"},{"type":"function_call_output","call_id":"a"},{"type":"function_call_output","call_id":"b"}]}`,
 		`{"input":[{"type":"function_call","call_id":"b"},{"type":"function_call_output","call_id":"b"},{"type":"function_call_output","call_id":"a"}]}`}},
 	"parallel tool messages":    {{Chat, `{"messages":[{"tool_call_id":"a"},{"tool_call_id":"b"}]}`, `{"messages":[{"tool_call_id":"b"},{"tool_call_id":"a"}]}`}},
+	"subagent addresses":        {{Messages, said("(use SendMessage with to: 'a1b2c3d' to go on)"), said("(use SendMessage with to: 'ffb2c3d' to go on)")}},
 	"subagent ids":              {{Messages, said("agentId: a1b2c3d (for resuming)"), said("agentId: ffb2c3d (for resuming)")}},
 	"background ids":            {{Messages, said("Command running in background with ID: b1d2"), said("Command running in background with ID: ccc")}},
 	"task files":                {{Messages, said("Output is in /tmp/claude-1000/x/y.output"), said("Output is in /tmp/claude-1000/z/q.output")}},
