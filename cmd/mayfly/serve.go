@@ -9,8 +9,6 @@ import (
 	"net"
 	"os"
 	"os/user"
-	"runtime"
-	"slices"
 	"strconv"
 	"time"
 
@@ -22,14 +20,6 @@ import (
 	"mayfly.dev/mayfly/internal/doctor"
 	"mayfly.dev/mayfly/internal/unixsock"
 )
-
-// The first thread of a process never ends: one that enters the namespaces in
-// which a database is prepared would keep their mounts, and the pool with them.
-func init() {
-	if slices.Contains(os.Args, "serve") {
-		runtime.LockOSThread()
-	}
-}
 
 type serveFlags struct {
 	listen   string

@@ -6,13 +6,10 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 
 	"golang.org/x/sys/unix"
 )
-
-func lockThread() { runtime.LockOSThread() }
 
 // system is what a process sees of this machine, read-only. What is a symbolic
 // link here is one there.

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -165,7 +166,7 @@ func dialIn(pid int) (net.Conn, error) {
 	}
 	done := make(chan result, 1)
 	go func() {
-		lockThread() // and let it end
+		runtime.LockOSThread() // and let it end
 		ns, err := os.Open(filepath.Join("/proc", itoa(pid), "ns/net"))
 		if err == nil {
 			err = unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET)

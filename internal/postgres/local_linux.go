@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
+	"runtime"
 	"sync"
 	"syscall"
 
@@ -82,8 +83,7 @@ func (l Local) start(cmd *exec.Cmd, ended <-chan struct{}) error {
 		cmd.SysProcAttr.UseCgroupFD, cmd.SysProcAttr.CgroupFD = true, int(l.Group.Fd())
 	}
 	started := make(chan error, 1)
-	go func() {
-		lockThread() // for good: nobody else shall get it
+	go onThread(func() {
 		err := l.enter()
 		if err == nil {
 			err = cmd.Start()
@@ -92,7 +92,7 @@ func (l Local) start(cmd *exec.Cmd, ended <-chan struct{}) error {
 		if err == nil {
 			<-ended
 		}
-	}()
+	})
 	err := <-started
 	if errors.Is(err, unix.EPERM) {
 		return mayfly.Errorf(mayfly.Unsupported, "making namespaces is not permitted here: %w", err).
@@ -102,6 +102,24 @@ func (l Local) start(cmd *exec.Cmd, ended <-chan struct{}) error {
 		return fmt.Errorf("start %s: %w", cmd.Path, err)
 	}
 	return nil
+}
+
+// onThread runs f on a thread that nobody else gets, and that ends with f. The
+// first thread of a process never ends: it would keep the namespaces, and what
+// is mounted in them.
+func onThread(f func()) {
+	runtime.LockOSThread() // for good, so that the thread ends with the goroutine
+	if unix.Gettid() != unix.Getpid() {
+		f()
+		return
+	}
+	taken := make(chan struct{})
+	go onThread(func() {
+		close(taken)
+		f()
+	})
+	<-taken // by another thread: this one is held
+	runtime.UnlockOSThread()
 }
 
 // localProcess is the first process of a PID namespace: all others in it end

@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 	"testing"
@@ -25,10 +24,6 @@ import (
 )
 
 var guestProgram string
-
-// The first thread never ends: nobody may take it into namespaces of databases
-// in the making.
-func init() { runtime.LockOSThread() }
 
 func TestMain(m *testing.M) {
 	dir, err := os.MkdirTemp("", "mayfly-local-")
