@@ -20,7 +20,7 @@ TESTFLAGS ?= -p 2 -timeout 10m
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
-.PHONY: all setup build demo test bench crash escape gvisor agents corruption rowdiff check clean
+.PHONY: all setup build demo test bench crash escape gvisor agents agents_all corruption rowdiff check clean
 
 all: build
 
@@ -63,11 +63,17 @@ gvisor:
 	@rm -f $(ESCAPE_TABLE)
 	@CI= MAYFLY_ESCAPE_TABLE=$(ESCAPE_TABLE) CGO_ENABLED=0 $(GO) run ./internal/testreport -tags gvisor -count=1 -p 1 -timeout 20m ./cmd/mayfly-guest ./internal/escape/...; \
 		status=$$?; cat $(ESCAPE_TABLE); exit $$status
+	@CI= CGO_ENABLED=0 $(GO) run ./internal/testreport -tags gvisor -count=1 -p 1 -timeout 20m -run 'GVisor|Listen|PortHeld' ./internal/driver/local
 
 agents:
 	@scripts/setup.sh agents
 	@$(MAKE) --no-print-directory build
-	@CGO_ENABLED=0 $(GO) run ./internal/testreport -tags agents -count=1 -p 1 -timeout 30m ./internal/agents ./internal/agentconfig
+	@CGO_ENABLED=0 $(GO) run ./internal/testreport -tags agents -count=1 -p 1 -timeout 45m ./internal/agents ./internal/agentconfig
+
+agents_all:
+	@scripts/setup.sh agents
+	@$(MAKE) --no-print-directory build
+	@CGO_ENABLED=0 $(GO) run ./internal/testreport -tags agents,agents_all -count=1 -p 1 -timeout 60m ./internal/agents
 
 # Postgres under load, snapshot after snapshot, each checked.
 corruption:
