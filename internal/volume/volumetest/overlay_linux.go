@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -29,13 +30,24 @@ func Mount(t testing.TB, tree volume.Tree, lower ...string) (dir string, unmount
 	unmount = func() {
 		if !done {
 			done = true
-			if err := unix.Unmount(dir, 0); err != nil {
+			if err := unmountOverlay(dir); err != nil {
 				t.Errorf("unmount overlay of %s: %v", tree.Upper, err)
 			}
 		}
 	}
 	t.Cleanup(unmount)
 	return dir, unmount
+}
+
+// unmountOverlay waits a moment for whoever has just been forked with a
+// descriptor on the overlay, and lets go of it when it executes.
+func unmountOverlay(dir string) error {
+	for deadline := time.Now().Add(2 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		err := unix.Unmount(dir, 0)
+		if err != unix.EBUSY || time.Now().After(deadline) {
+			return err
+		}
+	}
 }
 
 // view returns the manifest of the merged view of a tree over layers.
