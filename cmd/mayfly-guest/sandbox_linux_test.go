@@ -333,7 +333,7 @@ func TestGuestOutlivesTheServer(t *testing.T) {
 	if err := w.runtime.Close(); err != nil {
 		t.Fatal(err)
 	}
-	rt, err := newRuntime(sandbox.Options{Cgroups: w.groups, Guest: program})
+	rt, err := newRuntime(w.options())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -361,7 +361,7 @@ func TestStopFromAnotherServer(t *testing.T) {
 	w := newWorld(t)
 	e := w.start("env-1")
 	e.launch(guest.Command{Argv: []string{"sleep", "1000"}})
-	other, err := newRuntime(sandbox.Options{Cgroups: w.groups, Guest: program})
+	other, err := newRuntime(w.options())
 	if err != nil {
 		t.Fatal(err)
 	}

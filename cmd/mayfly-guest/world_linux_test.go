@@ -83,14 +83,18 @@ func newWorld(t testing.TB) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	rt, err := newRuntime(sandbox.Options{Cgroups: groups, Guest: program})
-	if err != nil {
+	w := &world{t: t, dir: t.TempDir(), groups: groups}
+	if w.runtime, err = newRuntime(w.options()); err != nil {
 		t.Fatal(err)
 	}
-	w := &world{t: t, dir: t.TempDir(), groups: groups, runtime: rt}
 	w.skeleton = skeleton(t, w.dir)
 	t.Cleanup(w.end)
 	return w
+}
+
+// options are those of every runtime of the world.
+func (w *world) options() sandbox.Options {
+	return sandbox.Options{Cgroups: w.groups, Guest: program, Host: func(env string) string { return filepath.Join(w.dir, env, "host") }}
 }
 
 // end stops everything and looks for leftovers.

@@ -82,7 +82,7 @@ func newServer(ctx context.Context, stateDir string, log *slog.Logger) (_ server
 	drv := local.New(local.Options{
 		Dir:      filepath.Join(stateDir, "templates"),
 		Pool:     pool,
-		Runtimes: runtimes(groups),
+		Runtimes: runtimes(sandbox.Options{Cgroups: groups, Host: pool.Host}),
 		Files:    agentconfig.Files(agentconfig.Options{Port: gateway.Port, Hooks: true, ProjectHooks: os.Getenv("MAYFLY_PROJECT_HOOKS") == "1"}),
 		Key:      key,
 		Log:      log,
@@ -116,13 +116,13 @@ func newServer(ctx context.Context, stateDir string, log *slog.Logger) (_ server
 }
 
 // runtimes lists the isolations, each made when first asked for.
-func runtimes(groups *cgroup.Tree) map[mayfly.Isolation]func() (sandbox.Runtime, error) {
+func runtimes(o sandbox.Options) map[mayfly.Isolation]func() (sandbox.Runtime, error) {
 	return map[mayfly.Isolation]func() (sandbox.Runtime, error){
 		mayfly.Native: sync.OnceValues(func() (sandbox.Runtime, error) {
-			return sandbox.NewNative(sandbox.Options{Cgroups: groups})
+			return sandbox.NewNative(o)
 		}),
 		mayfly.GVisor: sync.OnceValues(func() (sandbox.Runtime, error) {
-			return sandbox.NewGVisor(sandbox.Options{Cgroups: groups}, "")
+			return sandbox.NewGVisor(o, "")
 		}),
 	}
 }

@@ -70,6 +70,7 @@ func (w *world) newEnvironment(t *testing.T, rt sandbox.Runtime, name string, ba
 	if change != nil {
 		change(&s)
 	}
+	hosts.Store(s.Environment, s.Host)
 	for _, d := range []string{s.Host, s.Upper, s.Work, s.DB} {
 		check(t, os.MkdirAll(d, 0o755))
 	}

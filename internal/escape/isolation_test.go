@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -24,6 +25,9 @@ type isolation struct {
 	emulate bool // has a kernel of its own
 }
 
+// hosts has the host directories of environments by their ids.
+var hosts sync.Map
+
 // newOptions gives a runtime control groups of its own and a fresh guest.
 func newOptions(t *testing.T) sandbox.Options {
 	t.Helper()
@@ -36,7 +40,12 @@ func newOptions(t *testing.T) sandbox.Options {
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("build the guest: %v\n%s", err, out)
 	}
-	return sandbox.Options{Cgroups: groups, Guest: guest}
+	host := func(env string) string {
+		dir, _ := hosts.Load(env)
+		s, _ := dir.(string)
+		return s
+	}
+	return sandbox.Options{Cgroups: groups, Guest: guest, Host: host}
 }
 
 // pool makes volumes that are held to a size, as those of environments are.

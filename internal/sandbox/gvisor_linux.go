@@ -28,6 +28,7 @@ import (
 type GVisor struct {
 	*Native
 	runsc string
+	host  func(env string) string
 }
 
 // NewGVisor finds runsc, see FindRunsc. The error is errors.ErrUnsupported
@@ -37,11 +38,14 @@ func NewGVisor(o Options, runsc string) (*GVisor, error) {
 	if err != nil {
 		return nil, err
 	}
+	if o.Host == nil {
+		return nil, errors.New("no host directories: gVisor's state is in them")
+	}
 	n, err := NewNative(o)
 	if err != nil {
 		return nil, err
 	}
-	return &GVisor{Native: n, runsc: runsc}, nil
+	return &GVisor{Native: n, runsc: runsc, host: o.Host}, nil
 }
 
 // Names in the directory gvisorName of an environment's host directory.
@@ -62,20 +66,23 @@ func (g *GVisor) Start(ctx context.Context, s Spec) error {
 	if err := s.check(); err != nil {
 		return err
 	}
-	exists, populated, frozen, err := g.cgroups.Look(s.Environment)
+	if s.Host != g.host(s.Environment) {
+		return fmt.Errorf("start sandbox: %s is not the host directory of %s", s.Host, s.Environment)
+	}
+	state, err := g.Inspect(ctx, s.Environment)
 	if err != nil {
 		return fmt.Errorf("start sandbox: %w", err)
 	}
-	if frozen {
+	if state == Frozen {
 		return nil
 	}
-	if populated {
+	if state == Alive {
 		alive, err := answers(ctx, s, g.Dial)
 		if alive || err != nil {
 			return err
 		}
 	}
-	if exists {
+	if state != Gone {
 		if err := g.Stop(ctx, s.Environment); err != nil {
 			return fmt.Errorf("start sandbox: %w", err)
 		}

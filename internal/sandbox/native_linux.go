@@ -48,6 +48,8 @@ type Cgroups interface {
 type Options struct {
 	Cgroups Cgroups
 	Guest   string // the guest program; empty: mayfly-guest beside this one
+	// Host returns an environment's Spec.Host, which GVisor finds its state by.
+	Host func(env string) string
 }
 
 // Native is the Runtime that consists of the kernel's own namespaces. It needs

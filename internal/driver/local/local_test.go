@@ -62,7 +62,7 @@ func open(t testing.TB, kind volume.Kind) *Driver {
 	if err != nil {
 		t.Fatal(err)
 	}
-	gvisor, closeGVisor := newGVisor(t, sandbox.Options{Cgroups: groups, Guest: guestProgram})
+	gvisor, closeGVisor := newGVisor(t, sandbox.Options{Cgroups: groups, Guest: guestProgram, Host: pool.Host})
 	d := New(Options{
 		Dir: filepath.Join(dir, "templates"), Pool: pool, Log: slog.New(slog.NewTextHandler(t.Output(), nil)),
 		Runtimes: map[mayfly.Isolation]func() (sandbox.Runtime, error){
