@@ -294,6 +294,13 @@ func (s *suite) pause() {
 		s.ok(s.pauser().Resume(s.ctx, h))
 	}
 	s.expect(h, driver.SandboxAlive)
+	for range 4 {
+		s.ok(s.pauser().Pause(s.ctx, h))
+		s.ok(s.pauser().Resume(s.ctx, h))
+		if x := s.run(h, spec, s.Write("after", "on")...); x.Code != 0 {
+			s.t.Errorf("command after a pause: got = %+v, want 0", x)
+		}
+	}
 	s.ok(s.Driver.SignalProcess(s.ctx, h, p.Run, int(syscall.SIGTERM)))
 	_, err := s.Driver.WaitProcess(s.ctx, h, p.Run)
 	s.ok(err)
