@@ -34,8 +34,9 @@ type app struct {
 
 	service mayfly.Service // made when it is first used
 
-	mu      sync.Mutex // guards forward
+	mu      sync.Mutex // guards what follows
 	forward func(syscall.Signal)
+	held    []syscall.Signal // for a run that is about to start
 }
 
 // interruption is the end of a command by a signal.
@@ -74,15 +75,44 @@ func (a *app) signalled(s syscall.Signal) {
 	a.cancel(interruption{s})
 }
 
-// forwardSignals has signals passed on until the returned function is called.
+// forwardSignals has signals passed on until the returned function is called,
+// those first that were held back.
 func (a *app) forwardSignals(to func(syscall.Signal)) (stop func()) {
-	set := func(f func(syscall.Signal)) {
+	for _, s := range a.setForward(to) {
+		to(s)
+	}
+	return func() { a.setForward(nil) }
+}
+
+func (a *app) setForward(to func(syscall.Signal)) (held []syscall.Signal) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	held, a.held, a.forward = a.held, nil, to
+	return held
+}
+
+// startRun starts a run that is going to be attended. A signal that comes
+// meanwhile is held back for its command, a second one ends this one.
+func (a *app) startRun(ctx context.Context, q mayfly.StartRun) (mayfly.Run, error) {
+	a.setForward(func(s syscall.Signal) {
 		a.mu.Lock()
 		defer a.mu.Unlock()
-		a.forward = f
+		if a.held = append(a.held, s); len(a.held) > 1 {
+			a.cancel(interruption{s})
+		}
+	})
+	r, err := a.svc().StartRun(ctx, q)
+	if err != nil {
+		a.releaseSignals()
 	}
-	set(to)
-	return func() { set(nil) }
+	return r, err
+}
+
+// releaseSignals lets signals end this command again, also those held back.
+func (a *app) releaseSignals() {
+	for _, s := range a.setForward(nil) {
+		a.cancel(interruption{s})
+	}
 }
 
 // settle makes paths absolute once the flags are known.

@@ -47,7 +47,7 @@ snapshots. Its exit status is passed on.`,
 
 func (a *app) execIn(c *cobra.Command, ref string, q mayfly.StartRun, s seeing) error {
 	q.Environment, q.Kind = ref, mayfly.ExecRun
-	r, err := a.svc().StartRun(c.Context(), q)
+	r, err := a.startRun(c.Context(), q)
 	if err != nil {
 		return a.nearest(c.Context(), ref, err)
 	}

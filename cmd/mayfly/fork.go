@@ -68,7 +68,7 @@ Environment object. With a COMMAND, runs it there as mayfly run does.`,
 			return usage(c, "--json needs --detach: otherwise standard output is the command's")
 		}
 		q.Create, q.Remove = &create, *remove
-		r, err := a.svc().StartRun(c.Context(), q)
+		r, err := a.startRun(c.Context(), q)
 		if err != nil {
 			return a.nearest(c.Context(), env, err)
 		}

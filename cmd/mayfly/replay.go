@@ -85,7 +85,7 @@ func (a *app) replay(ctx context.Context, f replayFlags, ref string, command []s
 		return err
 	}
 	f.replay.Run, f.replay.OnDivergence = recorded.ID, mayfly.OnDivergence(f.at)
-	r, err := a.svc().StartRun(ctx, mayfly.StartRun{Command: command, Replay: &f.replay})
+	r, err := a.startRun(ctx, mayfly.StartRun{Command: command, Replay: &f.replay})
 	if err != nil {
 		return err
 	}

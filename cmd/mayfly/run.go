@@ -105,7 +105,7 @@ func (a *app) run(c *cobra.Command, f runFlags, command []string) error {
 	}
 	var r mayfly.Run
 	err = a.withTemplate(ctx, p, func() error {
-		r, err = a.svc().StartRun(ctx, q)
+		r, err = a.startRun(ctx, q)
 		return err
 	})
 	if err != nil {
@@ -122,6 +122,7 @@ type seeing struct {
 // see follows a run that has started, to its end, and passes on its status.
 func (a *app) see(ctx context.Context, r mayfly.Run, s seeing) error {
 	if s.detach {
+		a.releaseSignals()
 		return a.detached(r, s)
 	}
 	r, err := a.attend(ctx, r, s.stdin)
