@@ -7,8 +7,11 @@ import (
 	"os/exec"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
+
+	"mayfly.dev/mayfly"
 )
 
 // fileSystem makes a file system of the given size in an image and mounts it;
@@ -73,10 +76,19 @@ func openPool(t testing.TB, host string, o Options) Pool {
 	return p
 }
 
+// closePool is patient: the tests of other packages make mount namespaces,
+// which have a copy of every mount for as long as they live.
 func closePool(t testing.TB, p Pool) {
 	t.Helper()
-	if err := p.Close(); err != nil {
-		t.Errorf("close: %v", err)
+	for end := time.Now().Add(time.Minute); ; {
+		err := p.Close()
+		if err == nil {
+			return
+		}
+		if mayfly.KindOf(err) != mayfly.Conflict || time.Now().After(end) {
+			t.Errorf("close: %v", err)
+			return
+		}
 	}
 }
 

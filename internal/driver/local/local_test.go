@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"mayfly.dev/mayfly"
 	"mayfly.dev/mayfly/internal/cgroup"
@@ -76,7 +77,7 @@ func open(t testing.TB, kind volume.Kind) *Driver {
 				t.Errorf("%s is left", h.Environment)
 			}
 		}
-		if err := d.Close(); err != nil {
+		if err := closeDriver(d); err != nil {
 			t.Error(err)
 		}
 		native.Close()
@@ -297,5 +298,16 @@ func TestDiffShowsWhatAnEnvironmentChanged(t *testing.T) {
 	}
 	if strings.Contains(string(patch), "tmp/x") {
 		t.Errorf("the patch has more than the workspace:\n%s", patch)
+	}
+}
+
+// closeDriver is patient: the tests of other packages make mount namespaces,
+// which have a copy of every mount for as long as they live.
+func closeDriver(d *Driver) error {
+	for end := time.Now().Add(time.Minute); ; {
+		err := d.Close()
+		if mayfly.KindOf(err) != mayfly.Conflict || time.Now().After(end) {
+			return err
+		}
 	}
 }
