@@ -43,6 +43,7 @@ func Build(run string, in Input) (mayfly.Graph, error) {
 		answers: map[string]*conversation{}, calls: map[string][]*action{}, steps: map[int]int{},
 	}
 	b.g.Run = run
+	b.g.Steps, b.g.Nodes = make([]mayfly.Step, 0, len(in.Exchanges)), make([]mayfly.Node, 0, 3*len(in.Exchanges))
 	for i, x := range in.Exchanges {
 		b.last[x.Step] = i
 	}

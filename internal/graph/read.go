@@ -95,10 +95,8 @@ func (b *builder) read(t *turn, x *mayfly.Exchange, header http.Header, body []b
 
 // goOn reads a request that has all turns of a conversation.
 func (t *turn) goOn(c *conversation, x *mayfly.Exchange, header http.Header, body []byte) ([]modelapi.Turn, int, bool) {
-	before := *c.reader
-	r, shared, err := c.reader.Read(x.API, header, body)
-	if err != nil || shared < before.Turns() || shared == 0 {
-		*c.reader = before
+	r, shared, ok := c.reader.Continue(x.API, header, body)
+	if !ok {
 		return nil, 0, false
 	}
 	t.c, t.request = c, r

@@ -22,10 +22,11 @@ func ParseAnswer(api string, header http.Header, body []byte) (Answer, error) {
 	b := newBuilder(api)
 	switch {
 	case isEvents(header, body):
+		var p parser
 		eachEvent(body, func(name string, data []byte) {
 			if string(data) == "[DONE]" {
 				b.answer.Complete = true
-			} else if v, err := parseValue(data); err == nil {
+			} else if v, err := p.whole(data); err == nil {
 				b.event(name, v)
 			}
 		})

@@ -2,6 +2,7 @@ package modelapi
 
 import (
 	"bytes"
+	"errors"
 	"hash/maphash"
 	"net/http"
 	"sort"
@@ -18,8 +19,9 @@ type Conversation struct {
 	body    []byte
 	members []member // of the body, without the turns
 	start   int      // of the first turn in body
-	ends    []int    // of each turn in body
-	hashes  []uint64 // of each turn, for what is the same though written anew
+	marks   []mark   // of each turn
+	fresh   []mark   // of turns while they are read, behind marks
+	parser  *parser  // of turns
 	leading []string // turns at the beginning that are instructions
 	system  string   // those, joined
 	extra   []addition
@@ -29,6 +31,12 @@ type Conversation struct {
 		body     []byte
 		start, n int
 	}
+}
+
+// mark is what is kept of a turn.
+type mark struct {
+	end  int    // in the body
+	hash uint64 // tells what is the same though written anew
 }
 
 // digests are kept with what they are of.
@@ -52,13 +60,13 @@ var turnsMember = map[string]string{
 }
 
 // Turns is how many turns the last request had.
-func (c *Conversation) Turns() int { return len(c.ends) }
+func (c *Conversation) Turns() int { return len(c.marks) }
 
 // Likely reports whether a request, which is not compressed, continues the
 // conversation, as far as can be said quickly.
 func (c *Conversation) Likely(body []byte) bool {
 	p, n := c.find(body)
-	return p != nil && len(c.ends) > 0 && n >= len(c.ends)-2
+	return p != nil && len(c.marks) > 0 && n >= len(c.marks)-2
 }
 
 // find moves a parser behind the first turns that are the same bytes, and
@@ -74,7 +82,7 @@ func (c *Conversation) find(body []byte) (*parser, int) {
 	start := p.pos
 	n := c.same(body, start)
 	if n > 0 {
-		p.pos = c.ends[n-1] - c.start + start
+		p.pos = c.marks[n-1].end - c.start + start
 	}
 	return p, n
 }
@@ -83,7 +91,7 @@ func (c *Conversation) find(body []byte) (*parser, int) {
 // one. It looks at the bytes, and beyond the first that differ at few turns
 // only, so that it is quick and may say too little. The body is not compressed.
 func (c *Conversation) Match(body []byte) int {
-	if len(c.ends) == 0 {
+	if len(c.marks) == 0 {
 		return 0
 	}
 	p, n := c.find(body)
@@ -94,11 +102,11 @@ func (c *Conversation) Match(body []byte) int {
 		if n > 0 && p.peek() == ',' {
 			p.pos++
 		}
-		if n == len(c.hashes) || p.peek() != '{' {
+		if n == len(c.marks) || p.peek() != '{' {
 			break
 		}
 		v, err := p.value()
-		if err != nil || turnOf(c.api, v).hash() != c.hashes[n] {
+		if err != nil || turnOf(c.api, v).hash() != c.marks[n].hash {
 			break
 		}
 		n++
@@ -109,14 +117,15 @@ func (c *Conversation) Match(body []byte) int {
 // same counts the turns that are the same bytes when those of body start at
 // start.
 func (c *Conversation) same(body []byte, start int) int {
-	if len(c.ends) == 0 {
+	if len(c.marks) == 0 {
 		return 0
 	}
 	if m := &c.match; len(m.body) == len(body) && &m.body[0] == &body[0] && m.start == start {
 		return m.n
 	}
-	last := c.ends[len(c.ends)-1]
-	n := sort.SearchInts(c.ends, c.start+common(c.body[c.start:last], body[start:])+1)
+	last := c.marks[len(c.marks)-1].end
+	same := c.start + common(c.body[c.start:last], body[start:])
+	n := sort.Search(len(c.marks), func(i int) bool { return c.marks[i].end > same })
 	c.match.body, c.match.start, c.match.n = body, start, n
 	return n
 }
@@ -142,20 +151,49 @@ func (c *Conversation) Read(api string, header http.Header, body []byte) (r Requ
 	if api == Other {
 		return Request{}, 0, nil
 	}
-	if body, err = Decode(header, body); err != nil {
-		return Request{}, 0, err
-	}
 	if c.api != api {
 		*c = Conversation{api: api}
 	}
-	next := Conversation{api: api, body: body, digests: c.digests, tools: c.tools}
-	p := parser{in: body}
-	turns, shared, err := next.read(&p, c)
+	return c.advance(header, body, 0)
+}
+
+// Continue reads like Read a request that has all turns of the last one. Every
+// other it leaves alone, with ok false.
+func (c *Conversation) Continue(api string, header http.Header, body []byte) (r Request, shared int, ok bool) {
+	if c.api != api || len(c.marks) == 0 {
+		return Request{}, 0, false
+	}
+	r, shared, err := c.advance(header, body, len(c.marks))
+	return r, shared, err == nil
+}
+
+// errOther is for a request that shares too little with the last one.
+var errOther = errors.New("another conversation")
+
+// advance reads a request that shares at least so many turns with the last.
+func (c *Conversation) advance(header http.Header, body []byte, least int) (Request, int, error) {
+	body, err := Decode(header, body)
 	if err != nil {
 		return Request{}, 0, err
 	}
+	next := Conversation{api: c.api, body: body, digests: c.digests, tools: c.tools, parser: c.parser}
+	if next.parser == nil {
+		next.parser = new(parser)
+	}
+	next.members = make([]member, 0, len(c.members))
+	p := parser{in: body, seen: next.parser.seen}
+	turns, shared, err := next.read(&p, c)
+	if err == nil && shared < least {
+		err = errOther
+	}
+	if err != nil {
+		return Request{}, 0, err
+	}
+	// Most marks stay, and most of the rest are new.
+	next.marks = append(next.marks, next.fresh...)
+	next.fresh = nil
 	*c = next
-	r = c.head(header, turns, shared)
+	r := c.head(header, turns, shared)
 	r.Turns = turns
 	return r, shared, nil
 }
@@ -217,8 +255,8 @@ func (c *Conversation) read(p *parser, last *Conversation) (turns []Turn, shared
 		}
 	}
 	if seen {
-		err = p.once(append(c.members[:len(c.members):len(c.members)], member{name: name}), nil)
-	} else if err = p.once(c.members, nil); err == nil {
+		err = p.once(append(c.members[:len(c.members):len(c.members)], member{name: name}))
+	} else if err = p.once(c.members); err == nil {
 		turns = c.plain(name)
 	}
 	if p.peek() == '}' && len(c.members) == 0 && !seen {
@@ -254,7 +292,7 @@ func (c *Conversation) turns(p *parser, last *Conversation) (turns []Turn, share
 	shared = last.same(p.in, c.start)
 	c.take(last, shared)
 	if shared > 0 {
-		p.pos = c.ends[shared-1]
+		p.pos = c.marks[shared-1].end
 	}
 	more := p.peek() != ']'
 	if shared > 0 || !more {
@@ -264,18 +302,15 @@ func (c *Conversation) turns(p *parser, last *Conversation) (turns []Turn, share
 	}
 	same := true
 	for more {
-		v, err := p.value()
+		v, err := c.value(p)
 		if err != nil {
 			return nil, 0, err
 		}
-		if v.kind != object {
-			return nil, 0, p.errorf("a turn that is not an object")
-		}
-		c.ends = append(c.ends, p.pos)
-		turn := c.turn(v)
-		c.hashes = append(c.hashes, turn.hash())
-		i := len(c.hashes) - 1
-		if same = same && i < len(last.hashes) && c.hashes[i] == last.hashes[i]; same {
+		i := len(c.marks) + len(c.fresh)
+		turn := c.turn(i, v)
+		m := mark{p.pos, turn.hash()}
+		c.fresh = append(c.fresh, m)
+		if same = same && i < len(last.marks) && m.hash == last.marks[i].hash; same {
 			shared++
 		} else {
 			turns = append(turns, turn)
@@ -294,20 +329,32 @@ func (c *Conversation) turns(p *parser, last *Conversation) (turns []Turn, share
 	return turns, shared, nil
 }
 
+// value reads a turn, which is valid until the next one.
+func (c *Conversation) value(p *parser) (value, error) {
+	t := c.parser
+	t.in, t.pos, t.depth = p.in, p.pos, p.depth
+	t.items, t.members, t.room = t.items[:0], t.members[:0], t.room[:0]
+	v, err := t.value()
+	p.pos = t.pos
+	if err == nil && v.kind != object {
+		err = p.errorf("a turn that is not an object")
+	}
+	return v, err
+}
+
 // take copies what is known about the first n turns of the last request.
 func (c *Conversation) take(last *Conversation, n int) {
 	if n == 0 {
 		return
 	}
 	if c.start == last.start {
-		c.ends = last.ends[:n:n]
+		c.marks = last.marks[:n] // what is behind is overwritten when all was read
 	} else {
-		c.ends = make([]int, n, n+16)
-		for i := range n {
-			c.ends[i] = last.ends[i] - last.start + c.start
+		c.marks = make([]mark, n, n+16)
+		for i, m := range last.marks[:n] {
+			c.marks[i] = mark{m.end - last.start + c.start, m.hash}
 		}
 	}
-	c.hashes = last.hashes[:n:n]
 	k := min(len(last.leading), n)
 	if c.leading = last.leading[:k:k]; k == len(last.leading) {
 		c.system = last.system
@@ -319,11 +366,10 @@ func (c *Conversation) take(last *Conversation, n int) {
 	}
 }
 
-// turn reads one element of the turns.
-func (c *Conversation) turn(v value) Turn {
-	i := len(c.ends) - 1
+// turn reads element i of the turns.
+func (c *Conversation) turn(i int, v value) Turn {
 	if set := v.get("tools"); v.get("type").is("additional_tools") && set.kind == array {
-		c.extra = append(c.extra, addition{i, set})
+		c.extra, c.parser.room = append(c.extra, addition{i, set}), nil // it stays
 	}
 	t := turnOf(c.api, v)
 	if len(c.leading) == i && (t.Role == "system" || t.Role == "") {

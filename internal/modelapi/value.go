@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math/bits"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf16"
@@ -113,12 +114,21 @@ type parser struct {
 	in      []byte
 	pos     int
 	depth   int
-	scratch []byte // for a string that is being decoded
+	scratch []byte   // for a string that is being decoded
+	items   []value  // of arrays that have not ended
+	members []member // of objects that have not ended
+	room    []member // of objects that have ended
+	seen    []string // short strings, most of which repeat
 }
 
 // parseValue reads one JSON value with nothing but space around it.
-func parseValue(in []byte) (value, error) {
-	p := parser{in: in}
+func parseValue(in []byte) (value, error) { return new(parser).whole(in) }
+
+// whole reads one JSON value with nothing but space around it. The value that
+// the parser read before is valid no longer.
+func (p *parser) whole(in []byte) (value, error) {
+	p.in, p.pos, p.depth = in, 0, 0
+	p.items, p.members, p.room = p.items[:0], p.members[:0], p.room[:0]
 	v, err := p.value()
 	if err != nil {
 		return value{}, err
@@ -168,7 +178,7 @@ func (p *parser) valueOf(c byte) (value, error) {
 	case c == '[':
 		return p.array()
 	case c == '"':
-		s, err := p.text()
+		s, err := p.short()
 		return value{kind: text, str: s}, err
 	case c == '-' || c >= '0' && c <= '9':
 		return p.number()
@@ -222,16 +232,31 @@ func (p *parser) array() (value, error) {
 		p.depth--
 		return v, nil
 	}
+	start := len(p.items)
 	for {
 		item, err := p.value()
 		if err != nil {
 			return v, err
 		}
-		v.items = append(v.items, item)
-		if more, err := p.more(']'); err != nil || !more {
+		p.items = append(p.items, item)
+		if more, err := p.more(']'); err != nil {
 			return v, err
+		} else if !more {
+			break
 		}
 	}
+	v.items, p.items = slices.Clone(p.items[start:]), p.items[:start]
+	return v, nil
+}
+
+// ended moves the members of an object out of the way.
+func (p *parser) ended(list []member) []member {
+	n := len(p.room)
+	if cap(p.room)-n < len(list) {
+		n, p.room = 0, make([]member, 0, max(len(list), min(2*cap(p.room), 256), 8))
+	}
+	p.room = append(p.room, list...)
+	return p.room[n:len(p.room):len(p.room)]
 }
 
 func (p *parser) object() (value, error) {
@@ -244,7 +269,7 @@ func (p *parser) object() (value, error) {
 		p.depth--
 		return v, nil
 	}
-	v.members = make([]member, 0, 4)
+	start := len(p.members)
 	for {
 		name, err := p.name()
 		if err != nil {
@@ -254,11 +279,15 @@ func (p *parser) object() (value, error) {
 		if err != nil {
 			return v, err
 		}
-		v.members = append(v.members, member{name, item})
-		if more, err := p.more('}'); err != nil || !more {
-			return v, p.once(v.members, err)
+		p.members = append(p.members, member{name, item})
+		if more, err := p.more('}'); err != nil {
+			return v, err
+		} else if !more {
+			break
 		}
 	}
+	v.members, p.members = p.ended(p.members[start:]), p.members[:start]
+	return v, p.once(v.members)
 }
 
 // name reads a member's name and the colon.
@@ -266,7 +295,7 @@ func (p *parser) name() (string, error) {
 	if p.peek() != '"' {
 		return "", p.errorf("expected a name")
 	}
-	name, err := p.text()
+	name, err := p.short()
 	if err != nil {
 		return "", err
 	}
@@ -277,11 +306,30 @@ func (p *parser) name() (string, error) {
 	return name, nil
 }
 
-// once checks that no name is there twice.
-func (p *parser) once(list []member, err error) error {
-	if err != nil {
-		return err
+// short reads a string that is probably short and was seen before.
+func (p *parser) short() (string, error) {
+	rest := p.in[p.pos+1:]
+	n := bytes.IndexByte(rest[:min(len(rest), 64)], '"')
+	if n <= 0 {
+		return p.text()
 	}
+	if p.seen == nil {
+		p.seen = make([]string, 128)
+	}
+	at := &p.seen[(n*31^int(rest[0])*7^int(rest[n-1]))%len(p.seen)]
+	if *at == string(rest[:n]) {
+		p.pos += n + 2
+		return *at, nil
+	}
+	s, err := p.text()
+	if err == nil && s == string(rest[:n]) { // no escapes, nothing invalid
+		*at = s
+	}
+	return s, err
+}
+
+// once checks that no name is there twice.
+func (p *parser) once(list []member) error {
 	if len(list) <= 8 {
 		for i := range list {
 			for j := range i {
