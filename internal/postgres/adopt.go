@@ -37,14 +37,15 @@ func (p *preparation) adopt(ctx context.Context) error {
 		return err
 	}
 	var out tail
-	cmd := p.command("postgres", "--single", "-D", insideData, "template1")
-	cmd.Stdin = strings.NewReader("CREATE ROLE " + helper + " SUPERUSER LOGIN\n")
-	cmd.Stdout, cmd.Stderr = &out, &out
-	err = p.local(false).run(ctx, cmd)
+	create := strings.NewReader("CREATE ROLE " + helper + " SUPERUSER LOGIN\n")
+	status, err := p.Workshop.Run(ctx, p.command("postgres", "--single", "-D", p.inside("data"), "template1"), create, &out)
+	if err != nil {
+		return err
+	}
 	if strings.Contains(out.String(), "maximum number of prepared transactions reached") {
 		return preparedTransactions(1)
 	}
-	if err != nil || strings.Contains(out.String(), "ERROR:") {
+	if status != "" || strings.Contains(out.String(), "ERROR:") {
 		return mayfly.Errorf(mayfly.Invalid, "the data directory cannot be used: %s", lastLines(out.String(), 4)).
 			Hint("start a server of the same version on it and stop that cleanly, then try again")
 	}

@@ -50,9 +50,9 @@ func busy(t *testing.T, scale int, size int64) workload {
 	i := instance(t, o.Dir)
 	i.CopyOnWrite = true
 	i.Settings = map[string]string{"shared_buffers": "4MB", "max_wal_size": "64MB", "min_wal_size": "32MB", "checkpoint_timeout": "30s"}
-	local := i.Launcher.(Local)
-	local.Group = group
-	i.Launcher = local
+	shop := i.Launcher.(workshop)
+	shop.group = group
+	i.Launcher = shop
 	w.Running = start(t, i)
 	t.Cleanup(func() { thaw(w.group) }) // before the instance is killed
 	if out, err := program(t, w.Running, "pgbench", "-i", "-q", "-s", strconv.Itoa(scale), "shop"); err != nil {

@@ -7,7 +7,6 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 
@@ -38,33 +37,51 @@ func (p *preparation) loadServer(ctx context.Context) error {
 		return err
 	}
 	server := *p.Source.Server
-	cmd := p.command("pg_dump", "--no-password")
-	cmd.Env = server.environment()
 	name := fmt.Sprintf("dump of %s on %s", server.Database, server.Host)
-	return p.loadFrom(ctx, name, p.local(true).reaching(server), cmd, func(said string) error {
-		return mayfly.Errorf(mayfly.Unavailable, "%s: pg_dump: %s", name, server.redact(said)).
-			Hint("the source's user needs to read every table; try pg_dump with the same connection")
-	})
+	r, w := io.Pipe()
+	var complaints tail
+	cmd := p.outside("pg_dump", "--no-password")
+	cmd.Env, cmd.Stdout, cmd.Stderr = server.environment(), w, &complaints
+	ended := make(chan struct{})
+	run, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() {
+		defer close(ended)
+		err := p.reaching(server).run(run, cmd)
+		if err != nil && run.Err() == nil {
+			err = mayfly.Errorf(mayfly.Unavailable, "%s: pg_dump: %s", name, server.redact(lastLines(complaints.String(), 4))).
+				Hint("the source's user needs to read every table; try pg_dump with the same connection")
+		}
+		w.CloseWithError(err)
+	}()
+	err := p.loadScript(ctx, name, r)
+	cancel()
+	r.Close() // lets the program end, had it more to say
+	<-ended
+	return err
 }
 
 func (p *preparation) loadFile(ctx context.Context, name string) error {
 	if p.inputs.isDirectory(name) {
 		return p.loadDirectory(ctx, name)
 	}
-	r, err := p.open(name)
+	r, err := p.inputs.script(name)
 	if err != nil {
 		return err
 	}
 	defer r.Close()
 	head, _ := r.Peek(512)
-	switch {
-	case strings.HasPrefix(string(head), archiveMagic):
-		return p.restore(ctx, name, r, "--format=custom")
-	case len(head) == 512 && string(head[257:262]) == "ustar":
-		return p.loadTar(ctx, name, r)
+	if !strings.HasPrefix(string(head), archiveMagic) && !(len(head) == 512 && string(head[257:262]) == "ustar") {
+		return p.loadScript(ctx, name, r)
 	}
-	return p.loadScript(ctx, name, r)
+	if err := p.copyArchive(r); err != nil {
+		return fmt.Errorf("copy dump: %w", err)
+	}
+	return p.restore(ctx, name)
 }
+
+// archive is what the copy of a dump is called, in the directory of inputs.
+const archive = "dump"
 
 // loadDirectory copies the dump to where pg_restore, as a user that may read
 // nothing else, can read it.
@@ -82,6 +99,9 @@ func (p *preparation) loadDirectory(ctx context.Context, name string) error {
 		return err
 	}
 	defer dst.Close()
+	if err := p.makeDir(dst, archive); err != nil {
+		return err
+	}
 	err = fs.WalkDir(src.FS(), ".", func(file string, d fs.DirEntry, err error) error {
 		if err = errors.Join(err, ctx.Err()); err != nil || !d.Type().IsRegular() {
 			return err
@@ -89,64 +109,53 @@ func (p *preparation) loadDirectory(ctx context.Context, name string) error {
 		if strings.Contains(file, "/") {
 			return fs.SkipDir
 		}
-		return p.copyFile(src, dst, file, file)
+		return p.copyFile(src, dst, file, archive+"/"+file)
 	})
 	if err != nil {
 		return fmt.Errorf("copy dump: %w", err)
 	}
-	return p.restore(ctx, name, nil, "--format=directory", insideInput)
+	return p.restore(ctx, name)
 }
 
-// loadTar needs a file that can be read in any order.
-func (p *preparation) loadTar(ctx context.Context, name string, r io.Reader) error {
-	path := filepath.Join(p.work, "input", "dump.tar")
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
+// copyArchive copies a dump of one file.
+func (p *preparation) copyArchive(r io.Reader) error {
+	f, err := os.OpenFile(filepath.Join(p.work, "input", archive), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
 	}
 	_, err = io.Copy(f, r)
-	if err = errors.Join(err, f.Chown(int(p.UID), int(p.GID)), f.Close()); err != nil {
-		return fmt.Errorf("copy dump: %w", err)
-	}
-	defer os.Remove(path)
-	return p.restore(ctx, name, nil, "--format=tar", insideInput+"/dump.tar")
+	return errors.Join(err, f.Chown(int(p.UID), int(p.GID)), f.Close())
 }
 
-// restore loads the script that pg_restore makes of an archive.
-func (p *preparation) restore(ctx context.Context, name string, stdin io.Reader, args ...string) error {
-	cmd := p.command("pg_restore", append(args, "-f", "-")...)
-	cmd.Stdin = stdin
-	return p.loadFrom(ctx, name, p.local(false), cmd, func(said string) error {
-		if strings.Contains(said, "unsupported version") {
-			return mayfly.Errorf(mayfly.Invalid, "%s: %s, and Postgres %d is to load it", name, said, p.Install.Major).
-				Hint("the dump was made by a newer version: set the service's version to that one")
-		}
+// restore loads the script that pg_restore makes of the archive.
+func (p *preparation) restore(ctx context.Context, name string) error {
+	const script = "script.sql"
+	said, err := p.tool(ctx, "pg_restore", "-f", p.inside("input/"+script), p.inside("input/"+archive))
+	switch said = lastLines(said, 4); {
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case err != nil && isFull(said):
+		return fmt.Errorf("%s: %s", name, said)
+	case err != nil && strings.Contains(said, "unsupported version"):
+		return mayfly.Errorf(mayfly.Invalid, "%s: %s, and Postgres %d is to load it", name, said, p.Install.Major).
+			Hint("the dump was made by a newer version: set the service's version to that one")
+	case err != nil:
 		return mayfly.Errorf(mayfly.Invalid, "%s: %s", name, said).Hint("the dump is damaged or cut short: make it anew")
-	})
-}
-
-// loadFrom loads the script that a program writes. When that ends in an error,
-// explain makes one of what it said.
-func (p *preparation) loadFrom(ctx context.Context, name string, local Local, cmd *exec.Cmd, explain func(said string) error) error {
-	r, w := io.Pipe()
-	var complaints tail
-	cmd.Stdout, cmd.Stderr = w, &complaints
-	ended := make(chan struct{})
-	run, cancel := context.WithCancel(ctx)
-	defer cancel()
-	go func() {
-		defer close(ended)
-		err := local.run(run, cmd)
-		if err != nil && run.Err() == nil {
-			err = explain(lastLines(complaints.String(), 4))
-		}
-		w.CloseWithError(err)
-	}()
-	err := p.loadScript(ctx, name, r)
-	cancel()
-	r.Close() // lets the program end, had it more to say
-	<-ended
-	return err
+	}
+	here, err := openInputs(filepath.Join(p.work, "input"))
+	if err != nil {
+		return err
+	}
+	defer here.close()
+	if err := here.root.RemoveAll(archive); err != nil {
+		return err
+	}
+	r, err := here.script(script)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	return p.loadScript(ctx, name, r)
 }
 
 // loadScript loads a plain dump through the filter.

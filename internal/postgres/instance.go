@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -145,7 +146,7 @@ func (r Running) died(ctx context.Context, status string) error {
 	if isFull(output) {
 		return mayfly.Errorf(mayfly.Exhausted, "the disk is full: %s", lastLines(output, 3)).Hint("free space, or raise the disk limit")
 	}
-	return fmt.Errorf("postgres ended (%s): %s", status, lastLines(output, 8))
+	return fmt.Errorf("postgres ended (%s): %s", cmp.Or(status, "status 0"), lastLines(output, 8))
 }
 
 func lastLines(s string, n int) string {

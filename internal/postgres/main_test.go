@@ -50,7 +50,7 @@ func installed(t testing.TB) Install {
 func options(t testing.TB, log *bytes.Buffer) Options {
 	t.Helper()
 	o := Options{Dir: filepath.Join(t.TempDir(), "pgdata"), Install: installed(t), Database: "shop", Role: "app",
-		Secret: secret, UID: testUID, GID: testUID, cluster: cluster(t, Admin)}
+		Secret: secret, UID: testUID, GID: testUID, Outside: testUID, cluster: cluster(t, Admin)}
 	if log != nil {
 		o.Log = log
 	}
@@ -59,8 +59,19 @@ func options(t testing.TB, log *bytes.Buffer) Options {
 
 func prepare(t testing.TB, o Options) string {
 	t.Helper()
-	must(t, Prepare(t.Context(), o))
+	must(t, prepareIn(t.Context(), o))
 	return o.Dir
+}
+
+// prepareIn prepares a baseline in a workshop that sees it at /db.
+func prepareIn(ctx context.Context, o Options) error {
+	o.Inside, o.Workshop = "/db", newWorkshop(Dir{Host: filepath.Dir(o.Dir), Inside: "/db"})
+	return Prepare(ctx, o)
+}
+
+// cloner copies a data directory for a preparation.
+func cloner(o *Options, directory string) Cloner {
+	return DirectoryCloner{Directory: directory, Root: filepath.Dir(o.Dir)}
 }
 
 // file writes a file for a preparation to read.
@@ -94,6 +105,7 @@ func sharedDir(t testing.TB) string {
 	if shared.dir == "" {
 		dir, err := os.MkdirTemp("", "mayfly-postgres-")
 		must(t, err)
+		must(t, os.Chmod(dir, 0o711))
 		shared.dir = dir
 	}
 	return shared.dir
@@ -106,12 +118,13 @@ func cluster(t testing.TB, superuser string) string {
 	shared.Lock()
 	defer shared.Unlock()
 	work := filepath.Join(sharedDir(t), "cluster-"+superuser)
-	p := &preparation{work: work, Options: Options{Install: in, UID: testUID, GID: testUID}}
+	p := &preparation{work: work, Options: Options{Install: in, UID: testUID, GID: testUID, Inside: "/db",
+		Workshop: newWorkshop(Dir{Host: filepath.Dir(work), Inside: "/db"})}}
 	if exists(work) {
 		return p.data()
 	}
 	must(t, p.makeDirs())
-	out, err := p.tool(t.Context(), "initdb", "-D", insideData, "-U", superuser, "--auth=trust", "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync")
+	out, err := p.tool(t.Context(), "initdb", "-D", p.inside("data"), "-U", superuser, "--auth=trust", "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync")
 	if err != nil {
 		t.Fatalf("initdb: %v: %s", err, out)
 	}
@@ -127,7 +140,7 @@ func baseline(t testing.TB) string {
 	dir := filepath.Join(sharedDir(t), "baseline", "pgdata")
 	if !exists(dir) {
 		must(t, os.Mkdir(filepath.Dir(dir), 0o755))
-		must(t, Prepare(t.Context(), Options{Dir: dir, Install: in, Database: "shop", Role: "app", Secret: secret,
+		must(t, prepareIn(t.Context(), Options{Dir: dir, Install: in, Database: "shop", Role: "app", Secret: secret,
 			UID: testUID, GID: testUID, SQL: []string{file(t, "schema.sql", schema)}, CreateDB: true}))
 	}
 	return dir
@@ -167,7 +180,7 @@ func instanceAt(t testing.TB, data, socket string) Instance {
 	must(t, os.Chown(socket, testUID, testUID))
 	i := Instance{Install: installed(t), Database: "shop", Secret: secret, NoSync: true,
 		Data: Dir{Host: data, Inside: "/db/data"}, Socket: Dir{Host: socket, Inside: "/db/socket"}}
-	i.Launcher = Local{UID: testUID, GID: testUID, Show: []Bind{{Dir: i.Data}, {Dir: i.Socket}}}
+	i.Launcher = newWorkshop(i.Data, i.Socket)
 	return i
 }
 

@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -18,12 +19,18 @@ import (
 
 // Options say what a baseline is made of.
 type Options struct {
-	Dir      string // PGDATA to make; does not exist, or is empty
+	Dir string // PGDATA to make; does not exist, or is empty
+	// Inside is what the directory that holds Dir is called in the Workshop,
+	// where others than root can enter but not read it; empty: as it is here.
+	Inside   string
+	Workshop Workshop
 	Install  Install
 	Database string // made unless the source has it
 	Role     string // owner of the database and everything in it; cannot log in
 	Secret   string // of Admin, not guessable
 	Source   Source
+	// Cloner makes the Source, as a copy that is removed in the end; may be nil.
+	Cloner Cloner
 	// Inputs is the directory that the names of Source, SQL and Masking are
 	// relative to, and that no link leads out of; empty: names are paths of
 	// this machine.
@@ -38,9 +45,10 @@ type Options struct {
 	Settings     map[string]string // see CheckSettings
 	// CreateDB lets the role make further databases.
 	CreateDB bool
-	// UID and GID start the programs, Owner and Group have the files in the
-	// end; 0 there: as UID and GID.
-	UID, GID, Owner, Group uint32
+	// UID and GID are on disk those of the Workshop's programs, and have the
+	// files. Outside is whom programs run as that talk to a live server, on
+	// this machine.
+	UID, GID, Outside uint32
 	// Log gets a line for each thing that is otherwise than in the source; nil
 	// discards.
 	Log io.Writer
@@ -77,13 +85,6 @@ type preparation struct {
 	running Running
 }
 
-// Paths inside while a baseline is made.
-const (
-	insideData   = "/run/mayfly/data"
-	insideSocket = "/run/mayfly/socket"
-	insideInput  = "/run/mayfly/input"
-)
-
 // Prepare makes a baseline. It leaves a directory that is complete, cleanly
 // stopped and on disk, or nothing. The source is only read. What could act by
 // itself or give more rights than a copy's users shall have is switched off;
@@ -92,9 +93,6 @@ const (
 func Prepare(ctx context.Context, o Options) error {
 	if o.Log == nil {
 		o.Log = io.Discard
-	}
-	if o.Owner == 0 || o.Group == 0 {
-		o.Owner, o.Group = o.UID, o.GID
 	}
 	if err := o.check(); err != nil {
 		return err
@@ -110,12 +108,15 @@ func Prepare(ctx context.Context, o Options) error {
 	defer p.inputs.close()
 	err = p.makeDirs()
 	if err == nil {
+		err = p.clone(ctx)
+	}
+	if err == nil {
 		err = p.prepare(ctx)
 	}
 	if err == nil {
 		err = os.Rename(p.data(), o.Dir)
 	}
-	err = errors.Join(err, os.RemoveAll(p.work))
+	err = errors.Join(err, os.RemoveAll(p.work), p.removeClone(ctx))
 	if err != nil && ctx.Err() == nil {
 		return explainFull(err)
 	}
@@ -138,6 +139,11 @@ func explainFull(err error) error {
 
 func (p *preparation) data() string { return filepath.Join(p.work, "data") }
 
+// inside is what a path below the preparation's directory is called inside.
+func (p *preparation) inside(name string) string {
+	return filepath.Join(cmp.Or(p.Inside, filepath.Dir(p.work)), filepath.Base(p.work), name)
+}
+
 func (p *preparation) makeDirs() error {
 	for _, name := range []string{".", "data", "socket", "input"} {
 		dir := filepath.Join(p.work, name)
@@ -148,28 +154,7 @@ func (p *preparation) makeDirs() error {
 			return err
 		}
 	}
-	return os.Chown(p.work, 0, 0)
-}
-
-// local is where programs of the preparation run.
-func (p *preparation) local(network bool) Local {
-	return Local{UID: p.UID, GID: p.GID, Network: network, Show: append([]Bind{
-		{Dir: Dir{Host: p.data(), Inside: insideData}},
-		{Dir: Dir{Host: filepath.Join(p.work, "socket"), Inside: insideSocket}},
-		{Dir: Dir{Host: filepath.Join(p.work, "input"), Inside: insideInput}},
-	}, p.Install.show()...)}
-}
-
-// show are the directories of an installation that is elsewhere than the
-// system's programs.
-func (in Install) show() []Bind {
-	var binds []Bind
-	for _, dir := range []string{filepath.Dir(in.Bin), in.Share} {
-		if !strings.HasPrefix(dir+"/", "/usr/") {
-			binds = append(binds, Bind{Dir: Dir{Host: dir}, ReadOnly: true})
-		}
-	}
-	return binds
+	return errors.Join(os.Chown(p.work, 0, 0), os.Chmod(p.work, 0o711))
 }
 
 func (p *preparation) prepare(ctx context.Context) error {
@@ -201,13 +186,13 @@ func (p *preparation) prepare(ctx context.Context) error {
 func (p *preparation) fill(ctx context.Context) error {
 	switch {
 	case p.Source.Directory != "":
-		return p.copyDirectory(ctx)
+		return p.takeDirectory()
 	case p.Source.Server != nil && p.Source.Physical:
 		return p.baseBackup(ctx)
 	case p.cluster != "":
 		return p.copyTree(ctx, inputs{}, p.cluster, ".")
 	}
-	out, err := p.tool(ctx, "initdb", "-D", insideData, "-U", Admin, "--auth=trust", "--encoding=UTF8",
+	out, err := p.tool(ctx, "initdb", "-D", p.inside("data"), "-U", Admin, "--auth=trust", "--encoding=UTF8",
 		"--locale=C.UTF-8", "--no-sync", "--no-instructions")
 	if err != nil {
 		return fmt.Errorf("initdb: %w: %s", err, lastLines(out, 5))
@@ -215,13 +200,20 @@ func (p *preparation) fill(ctx context.Context) error {
 	return nil
 }
 
-// tool runs a program of Postgres beside the data directory, without a
-// network.
+// command is a program of Postgres beside the server that is being prepared.
+func (p *preparation) command(name string, args ...string) Command {
+	return Command{Argv: append([]string{p.Install.program(name)}, args...), Dir: "/tmp", Env: environment(
+		"PGHOST="+p.inside("socket"), "PGUSER="+Admin, "PGDATABASE="+p.Database, "PGPASSFILE=/dev/null", "PGCONNECT_TIMEOUT=20",
+		"PGOPTIONS=-c client_min_messages=warning -c synchronous_commit=off")}
+}
+
+// tool runs a program of Postgres to its end.
 func (p *preparation) tool(ctx context.Context, name string, args ...string) (output string, err error) {
 	var out tail
-	cmd := p.command(name, args...)
-	cmd.Stdout, cmd.Stderr = &out, &out
-	err = p.local(false).run(ctx, cmd)
+	status, err := p.Workshop.Run(ctx, p.command(name, args...), nil, &out)
+	if err == nil && status != "" {
+		err = errors.New(status)
+	}
 	return out.String(), err
 }
 
@@ -252,11 +244,11 @@ func (p *preparation) start(ctx context.Context) error {
 	}
 	p.running = Running{Instance: Instance{
 		Install: p.Install, Database: p.Database, Secret: p.Secret,
-		Data:   Dir{Host: p.data(), Inside: insideData},
-		Socket: Dir{Host: filepath.Join(p.work, "socket"), Inside: insideSocket},
+		Data:   Dir{Host: p.data(), Inside: p.inside("data")},
+		Socket: Dir{Host: filepath.Join(p.work, "socket"), Inside: p.inside("socket")},
 	}}
-	argv := []string{p.Install.program("postgres"), "-D", insideData, "-c", "unix_socket_directories=" + insideSocket, "-c", "listen_addresses="}
-	p.running.Process, err = p.local(false).Launch(ctx, Command{Argv: argv, Env: environment(), Dir: insideData})
+	argv := []string{p.Install.program("postgres"), "-D", p.inside("data"), "-c", "unix_socket_directories=" + p.inside("socket"), "-c", "listen_addresses="}
+	p.running.Process, err = p.Workshop.Launch(ctx, Command{Argv: argv, Env: environment(), Dir: p.inside("data")})
 	if err != nil {
 		return err
 	}
@@ -368,16 +360,13 @@ func (p *preparation) finish(ctx context.Context) error {
 	if err := removeAll(root, "postmaster.pid", "postmaster.opts", "backup_label.old", "tablespace_map.old"); err != nil {
 		return err
 	}
-	if err := giveTo(p.data(), p.Owner, p.Group); err != nil {
-		return err
-	}
 	return syncFS(p.data())
 }
 
 // trimWAL removes the log before the last checkpoint, which ended the server:
 // nothing needs it.
 func (p *preparation) trimWAL(ctx context.Context) error {
-	out, err := p.tool(ctx, "pg_controldata", "-D", insideData)
+	out, err := p.tool(ctx, "pg_controldata", "-D", p.inside("data"))
 	if err != nil {
 		return fmt.Errorf("pg_controldata: %w: %s", err, lastLines(out, 3))
 	}

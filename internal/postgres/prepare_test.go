@@ -49,7 +49,7 @@ func TestFailingSQLNamesFileLineAndStatementAndLeavesNothing(t *testing.T) {
 		file(t, "001_good.sql", "CREATE TABLE t (a int);\n"),
 		file(t, "002_bad.sql", "INSERT INTO t VALUES (1);\n-- a comment\n\nINSERT INTO t\n  VALUES ('not a number');\nINSERT INTO t VALUES (2);\n"),
 	}
-	err := Prepare(t.Context(), o)
+	err := prepareIn(t.Context(), o)
 	if err == nil {
 		t.Fatal("no error")
 	}
@@ -138,7 +138,8 @@ CREATE SUBSCRIPTION sub CONNECTION 'host=production.example.com' PUBLICATION p W
 func source(t *testing.T) Running {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "source")
-	o := Options{Install: installed(t), Database: "shop", UID: testUID, GID: testUID}
+	o := Options{Install: installed(t), Database: "shop", UID: testUID, GID: testUID, Inside: "/db",
+		Workshop: newWorkshop(Dir{Host: filepath.Dir(dir), Inside: "/db"})}
 	must(t, os.MkdirAll(filepath.Join(dir, "socket"), 0o755))
 	must(t, os.MkdirAll(filepath.Join(dir, "data"), 0o700))
 	for _, d := range []string{"socket", "data"} {
@@ -148,9 +149,9 @@ func source(t *testing.T) Running {
 	must(t, os.Mkdir(filepath.Join(dir, "input"), 0o755))
 	must(t, p.copyTree(t.Context(), inputs{}, cluster(t, "postgres"), "."))
 	i := Instance{Install: o.Install, Database: "postgres", Secret: secret, NoSync: true,
-		Data: Dir{Host: p.data(), Inside: insideData}, Socket: Dir{Host: filepath.Join(dir, "socket"), Inside: insideSocket}}
-	process, err := p.local(false).Launch(t.Context(), Command{Argv: append(i.arguments(), "-c", "max_prepared_transactions=5",
-		"-c", "wal_level=logical", "-c", "allow_in_place_tablespaces=on"), Env: environment(), Dir: insideData})
+		Data: Dir{Host: p.data(), Inside: p.inside("data")}, Socket: Dir{Host: filepath.Join(dir, "socket"), Inside: p.inside("socket")}}
+	process, err := o.Workshop.Launch(t.Context(), Command{Argv: append(i.arguments(), "-c", "max_prepared_transactions=5",
+		"-c", "wal_level=logical", "-c", "allow_in_place_tablespaces=on"), Env: environment(), Dir: p.inside("data")})
 	must(t, err)
 	r := Running{Instance: i, Process: process}
 	t.Cleanup(func() { r.Kill(t.Context()) })
@@ -228,8 +229,8 @@ func TestEverySourceGivesTheSameBaseline(t *testing.T) {
 		must(t, src.Kill(t.Context())) // as after a crash
 		var log bytes.Buffer
 		o := options(t, &log)
-		o.Source = Source{Directory: src.Data.Host}
-		checkAwkward(t, start(t, instance(t, prepare(t, o))), o.Source, log.String())
+		o.Cloner = cloner(&o, src.Data.Host)
+		checkAwkward(t, start(t, instance(t, prepare(t, o))), Source{Directory: src.Data.Host}, log.String())
 	})
 }
 
@@ -307,11 +308,11 @@ func TestSourcesThatCannotBeUsedSayWhy(t *testing.T) {
 		{"damaged archive", func(o *Options) { o.Source.Dump = file(t, "damaged", "PGDMP\x01\x0e\x00\x04\x08\x01garbage") }, mayfly.Invalid, nil},
 		{"cut gzip", func(o *Options) { o.Source.Dump = file(t, "cut.gz", "\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\x03abc") }, "", []string{"cut.gz"}},
 		{"missing", func(o *Options) { o.Source.Dump = "/nonexistent/dump" }, mayfly.Invalid, []string{"/nonexistent/dump"}},
-		{"wrong major", func(o *Options) { o.Source.Directory = wrong }, mayfly.Invalid, []string{"13", fmt.Sprint(in.Major)}},
-		{"no data directory", func(o *Options) { o.Source.Directory = t.TempDir() }, mayfly.Invalid, []string{"PG_VERSION"}},
-		{"prepared transactions", func(o *Options) { o.Source.Directory = prepared }, mayfly.Conflict, []string{"prepared transactions"}},
-		{"in use", func(o *Options) { o.Source.Directory = used }, mayfly.Conflict, []string{"uses the data directory"}},
-		{"no such database", func(o *Options) { o.Source.Directory = baseline(t); o.Database = "absent" }, mayfly.Invalid, []string{"absent", "shop"}},
+		{"wrong major", func(o *Options) { o.Cloner = cloner(o, wrong) }, mayfly.Invalid, []string{"13", fmt.Sprint(in.Major)}},
+		{"no data directory", func(o *Options) { o.Cloner = cloner(o, t.TempDir()) }, mayfly.Invalid, []string{"PG_VERSION"}},
+		{"prepared transactions", func(o *Options) { o.Cloner = cloner(o, prepared) }, mayfly.Conflict, []string{"prepared transactions"}},
+		{"in use", func(o *Options) { o.Cloner = cloner(o, used) }, mayfly.Conflict, []string{"uses the data directory"}},
+		{"no such database", func(o *Options) { o.Cloner = cloner(o, baseline(t)); o.Database = "absent" }, mayfly.Invalid, []string{"absent", "shop"}},
 		{"unreachable", func(o *Options) {
 			o.Source.Server = &Server{Host: "127.0.0.1", Port: "1", User: "u", Password: "hunter2", Database: "d"}
 		}, mayfly.Unavailable, []string{"127.0.0.1:1"}},
@@ -324,7 +325,7 @@ func TestSourcesThatCannotBeUsedSayWhy(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			o := options(t, nil)
 			c.change(&o)
-			err := Prepare(t.Context(), o)
+			err := prepareIn(t.Context(), o)
 			if err == nil {
 				t.Fatal("no error")
 			}

@@ -61,7 +61,7 @@ func (p *preparation) scripts(name string) ([]string, error) {
 }
 
 func (p *preparation) runFile(ctx context.Context, name string) error {
-	r, err := p.open(name)
+	r, err := p.inputs.script(name)
 	if err != nil {
 		return err
 	}
@@ -87,9 +87,9 @@ func (s script) Close() error {
 	return s.file.Close()
 }
 
-// open opens a regular file and recognises how it is compressed.
-func (p *preparation) open(name string) (script, error) {
-	f, err := p.inputs.open(name)
+// script opens a regular file and recognises how it is compressed.
+func (in inputs) script(name string) (script, error) {
+	f, err := in.open(name)
 	if err != nil {
 		return script{}, mayfly.Errorf(mayfly.Invalid, "read SQL: %w", err)
 	}
@@ -123,16 +123,18 @@ func (p *preparation) open(name string) (script, error) {
 func (p *preparation) psql(ctx context.Context, name string, sql io.Reader) error {
 	var out head
 	source := &failing{Reader: sql}
-	cmd := p.command("psql", "-X", "-q", "-b", "-v", "ON_ERROR_STOP=1", "-f", "-")
-	cmd.Stdin, cmd.Stderr = source, &out
-	err := p.local(false).run(ctx, cmd)
+	// Rows are of no interest; what else it says is messages.
+	cmd := p.command("psql", "-X", "-q", "-b", "-o", "/dev/null", "-v", "ON_ERROR_STOP=1", "-f", "-")
+	status, err := p.Workshop.Run(ctx, cmd, source, &out)
 	switch {
 	case ctx.Err() != nil:
 		return ctx.Err()
 	case source.err != nil:
 		return damaged(name, source.err)
 	case err != nil:
-		return p.explain(name, out.String(), err)
+		return err
+	case status != "":
+		return p.explain(name, out.String(), status)
 	}
 	return nil
 }
@@ -209,10 +211,10 @@ func parseProblem(out string) (problem, bool) {
 }
 
 // explain makes an error of what psql said.
-func (p *preparation) explain(name, out string, err error) error {
+func (p *preparation) explain(name, out, status string) error {
 	found, ok := parseProblem(out)
 	if !ok {
-		return mayfly.Errorf(mayfly.Invalid, "%s: psql: %v: %s", name, err, lastLines(out, 5))
+		return mayfly.Errorf(mayfly.Invalid, "%s: psql: %s: %s", name, status, lastLines(out, 5))
 	}
 	if extension := missingExtension(found.message); extension != "" {
 		return p.Install.missingExtension(extension)

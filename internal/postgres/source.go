@@ -3,8 +3,6 @@ package postgres
 import (
 	"context"
 	"errors"
-	"fmt"
-	"io"
 	"io/fs"
 	"net"
 	"net/url"
@@ -14,7 +12,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -25,7 +22,8 @@ import (
 // Source is what a baseline begins with: nothing, or one of these.
 type Source struct {
 	Dump      string  // file or directory that pg_dump made, in any format, possibly compressed by gzip or zstd
-	Directory string  // PGDATA that no server uses
+	Directory string  // PGDATA that no server uses; Prepare takes it away, within its file system
+	Name      string  // what errors call Directory; empty: as it is
 	Server    *Server // a live server, whose database is dumped
 	Physical  bool    // copy the whole of Server with pg_basebackup instead
 }
@@ -196,38 +194,53 @@ func (p *preparation) baseBackup(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	args := []string{"-D", insideData, "--wal-method=stream", "--no-slot", "--checkpoint=fast", "--no-sync", "--no-manifest", "--no-password"}
+	const data = "/data"
+	args := []string{"-D", data, "--wal-method=stream", "--no-slot", "--checkpoint=fast", "--no-sync", "--no-manifest", "--no-password"}
 	for _, t := range tablespaces {
 		oid, location, _ := strings.Cut(t, " ")
-		args = append(args, "-T", strings.ReplaceAll(location, "=", `\=`)+"="+insideData+"/"+tablespacesDir+"/"+oid)
+		args = append(args, "-T", strings.ReplaceAll(location, "=", `\=`)+"="+data+"/"+tablespacesDir+"/"+oid)
 	}
 	server := *p.Source.Server
-	cmd := p.command("pg_basebackup", args...)
+	if err := os.Chown(p.data(), int(p.Outside), int(p.Outside)); err != nil {
+		return err
+	}
+	cmd := p.outside("pg_basebackup", args...)
 	cmd.Env = slices.DeleteFunc(server.environment(), func(s string) bool { return strings.HasPrefix(s, "PGOPTIONS=") })
 	var out tail
 	cmd.Stderr = &out
-	local := p.local(true).reaching(server)
-	if err := local.run(ctx, cmd); err != nil {
+	place := p.reaching(server)
+	place.show = append(place.show, bind{Dir: Dir{Host: p.data(), Inside: data}})
+	if err := place.run(ctx, cmd); err != nil {
 		return mayfly.Errorf(mayfly.Unavailable, "pg_basebackup: %w: %s", err, server.redact(lastLines(out.String(), 4))).
 			Hint("the source's user needs the attribute REPLICATION and a line in pg_hba.conf for it")
+	}
+	if err := giveTo(p.data(), p.UID, p.GID); err != nil {
+		return err
 	}
 	return p.relinkTablespaces()
 }
 
-// reaching shows the directory of a server's socket.
-func (l Local) reaching(v Server) Local {
+// reaching is where a program of the installation runs that talks to a live
+// server: it sees that server's socket, or this machine's network, and no more
+// of either.
+func (p *preparation) reaching(v Server) cage {
+	c := cage{uid: p.Outside, gid: p.Outside, network: true}
 	if strings.HasPrefix(v.Host, "/") {
-		l.Show = append(slices.Clone(l.Show), Bind{Dir: Dir{Host: v.Host}, ReadOnly: true})
+		c.network = false
+		c.show = append(c.show, bind{Dir: Dir{Host: v.Host}, readOnly: true})
 	}
-	return l
+	for _, dir := range []string{filepath.Dir(p.Install.Bin), p.Install.Share} {
+		if !strings.HasPrefix(dir+"/", "/usr/") {
+			c.show = append(c.show, bind{Dir: Dir{Host: dir}, readOnly: true})
+		}
+	}
+	return c
 }
 
-// command is a program of Postgres that talks to the server being prepared.
-func (p *preparation) command(name string, args ...string) *exec.Cmd {
+// outside is a program of the installation that talks to a live server.
+func (p *preparation) outside(name string, args ...string) *exec.Cmd {
 	path := p.Install.program(name)
-	return &exec.Cmd{Path: path, Args: append([]string{path}, args...), Dir: "/tmp", Env: environment(
-		"PGHOST="+insideSocket, "PGUSER="+Admin, "PGDATABASE="+p.Database, "PGPASSFILE=/dev/null", "PGCONNECT_TIMEOUT=20",
-		"PGOPTIONS=-c client_min_messages=warning -c synchronous_commit=off")}
+	return &exec.Cmd{Path: path, Args: append([]string{path}, args...), Dir: "/tmp"}
 }
 
 // tablespacesDir holds what was outside of the source's data directory.
@@ -252,121 +265,4 @@ func (p *preparation) relinkTablespaces() error {
 		p.note("the tablespace %s is kept inside of the baseline", e.Name())
 	}
 	return err
-}
-
-// copyDirectory copies a stopped server's data directory, and what its links
-// lead to.
-func (p *preparation) copyDirectory(ctx context.Context) error {
-	from, err := p.inputs.openRoot(p.Source.Directory)
-	if err != nil {
-		return mayfly.Errorf(mayfly.Invalid, "open data directory: %w", err)
-	}
-	defer from.Close()
-	if err := checkMajor(from, p.Source.Directory, p.Install); err != nil {
-		return err
-	}
-	if inUse(from) {
-		return mayfly.Errorf(mayfly.Conflict, "a server uses the data directory %s", p.Source.Directory).
-			Hint("stop it, or name the server as the source")
-	}
-	return p.copyAll(ctx, p.inputs, p.Source.Directory)
-}
-
-// copyAll copies a data directory with its tablespaces.
-func (p *preparation) copyAll(ctx context.Context, in inputs, from string) error {
-	if err := p.copyTree(ctx, in, from, "."); err != nil {
-		return fmt.Errorf("copy data directory: %w", err)
-	}
-	links, err := in.readDir(filepath.Join(from, "pg_tblspc"))
-	for _, l := range links {
-		if l.Type() == fs.ModeSymlink && err == nil {
-			err = p.copyTree(ctx, in, filepath.Join(from, "pg_tblspc", l.Name()), tablespacesDir+"/"+l.Name())
-		}
-	}
-	if err != nil {
-		return fmt.Errorf("copy tablespaces: %w", err)
-	}
-	return p.relinkTablespaces()
-}
-
-// inUse reports whether a process works in the directory, as every process of
-// Postgres does in its own, whatever it is called there.
-func inUse(dir *os.Root) bool {
-	here, err := dir.Stat(".")
-	if err != nil {
-		return false
-	}
-	processes, _ := filepath.Glob("/proc/[0-9]*/cwd")
-	for _, p := range processes {
-		if there, err := os.Stat(p); err == nil && os.SameFile(here, there) {
-			return true
-		}
-	}
-	return false
-}
-
-// copyTree copies directories and regular files; pg_wal may be a link, others
-// stay links.
-func (p *preparation) copyTree(ctx context.Context, in inputs, from, to string) error {
-	src, err := in.openRoot(from) // follows a link to a tablespace
-	if err != nil {
-		return err
-	}
-	defer src.Close()
-	dst, err := os.OpenRoot(p.data())
-	if err != nil {
-		return err
-	}
-	defer dst.Close()
-	if err := p.makeDir(dst, filepath.Dir(to)); err != nil {
-		return err
-	}
-	return fs.WalkDir(src.FS(), ".", func(name string, d fs.DirEntry, err error) error {
-		if err = errors.Join(err, ctx.Err()); err != nil {
-			return err
-		}
-		target := filepath.Join(to, name)
-		switch d.Type() {
-		case fs.ModeDir:
-			if name == tablespacesDir { // copied by the links that lead there
-				return fs.SkipDir
-			}
-			return p.makeDir(dst, target)
-		case fs.ModeSymlink:
-			if name == "pg_wal" {
-				return p.copyTree(ctx, in, filepath.Join(from, name), "pg_wal")
-			}
-			if filepath.Dir(name) == "pg_tblspc" {
-				return dst.Symlink("/", target) // made to lead somewhere in the end
-			}
-			return nil
-		case 0:
-			if name == "postmaster.pid" {
-				return nil
-			}
-			return p.copyFile(src, dst, name, target)
-		}
-		return nil
-	})
-}
-
-func (p *preparation) makeDir(dst *os.Root, name string) error {
-	if err := dst.MkdirAll(name, 0o700); err != nil {
-		return err
-	}
-	return dst.Lchown(name, int(p.UID), int(p.GID))
-}
-
-func (p *preparation) copyFile(src, dst *os.Root, name, target string) error {
-	in, err := src.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
-	if err != nil {
-		return err
-	}
-	defer in.Close()
-	out, err := dst.OpenFile(target, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = io.Copy(out, in)
-	return errors.Join(err, out.Chown(int(p.UID), int(p.GID)), out.Close())
 }

@@ -5,7 +5,6 @@ import (
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -19,7 +18,6 @@ import (
 	"mayfly.dev/mayfly"
 	"mayfly.dev/mayfly/internal/driver"
 	"mayfly.dev/mayfly/internal/guest"
-	"mayfly.dev/mayfly/internal/guest/wire"
 	"mayfly.dev/mayfly/internal/postgres"
 	"mayfly.dev/mayfly/internal/sandbox"
 )
@@ -30,16 +28,6 @@ const (
 	databaseOwner = "owner"
 	databaseLogin = "agent"
 )
-
-// baselineSnapshot is the state of a template's volume of databases that
-// environments begin with.
-const baselineSnapshot = "baseline"
-
-// baselineVolume is the name of a template's volume of databases.
-func baselineVolume(template string) string { return layerName(baselinePrefix, template) }
-
-// baselinePrefix begins the names of volumes that no environment has.
-const baselinePrefix = "tpl-"
 
 // secret derives a secret from the server's key.
 func (d *Driver) secret(what string, of ...string) string {
@@ -60,83 +48,6 @@ func (d *Driver) adminSecret(template string) string {
 func database(services []mayfly.LockedService) (at int, found bool) {
 	at = slices.IndexFunc(services, func(s mayfly.LockedService) bool { return s.Postgres != nil })
 	return at, at >= 0
-}
-
-// prepareDatabase makes the volume that environments of a template are forked
-// from. workspace is a directory of the host. A failure leaves nothing.
-func (d *Driver) prepareDatabase(ctx context.Context, l mayfly.Lock, workspace string, disk int64, log io.Writer) error {
-	at, ok := database(l.Services)
-	if !ok {
-		return nil
-	}
-	if l.Base.Kind != "host" {
-		return mayfly.Errorf(mayfly.Unsupported, "a Postgres service needs the machine itself as its base").
-			Hint("use base: host, or start the image's own Postgres as a service with a command")
-	}
-	if len(d.key) == 0 {
-		return errors.New("prepare database: no key to derive passwords from")
-	}
-	s := l.Services[at]
-	install, err := postgres.Find(s.Postgres.Version)
-	if err != nil {
-		return err
-	}
-	d.preparing.Lock()
-	defer d.preparing.Unlock()
-	if there, err := d.hasBaseline(ctx, l); there || err != nil {
-		return err
-	}
-	volume := baselineVolume(l.Template)
-	if err := d.pool.Destroy(ctx, volume); err != nil { // of a preparation that a crash ended
-		return fmt.Errorf("remove old baseline: %w", err)
-	}
-	fmt.Fprintf(log, "database: preparing %s on Postgres %s\n", s.Postgres.Database, install.Version)
-	err = d.fillBaseline(ctx, volume, disk, postgres.Options{
-		Dir: filepath.Join(d.pool.Live(volume).DB, s.Name), Install: install,
-		Database: s.Postgres.Database, Role: databaseOwner, Secret: d.adminSecret(l.Template),
-		Source: postgres.Source{Dump: s.Postgres.Dump}, Inputs: workspace,
-		Extensions: s.Postgres.Extensions, SQL: s.Postgres.SQL, Masking: optional(s.Postgres.Mask), Settings: s.Postgres.Settings,
-		UID: buildUIDBase + wire.FirstUID, GID: buildUIDBase + wire.FirstUID,
-		Owner: wire.FirstUID + uint32(at), Group: wire.FirstUID + uint32(at), Log: log,
-	})
-	if err != nil {
-		return errors.Join(fmt.Errorf("prepare database: %w", err), d.pool.Destroy(context.WithoutCancel(ctx), volume))
-	}
-	return nil
-}
-
-func optional(s string) []string {
-	if s == "" {
-		return nil
-	}
-	return []string{s}
-}
-
-func (d *Driver) fillBaseline(ctx context.Context, name string, disk int64, o postgres.Options) error {
-	if err := d.pool.Create(ctx, name); err != nil {
-		return err
-	}
-	if err := d.limit(ctx, name, disk); err != nil {
-		return err
-	}
-	if err := postgres.Prepare(ctx, o); err != nil {
-		return err
-	}
-	return d.pool.Snapshot(ctx, name, baselineSnapshot)
-}
-
-// hasBaseline reports whether the volume that a template's environments are
-// forked from is there, if they need one.
-func (d *Driver) hasBaseline(ctx context.Context, l mayfly.Lock) (bool, error) {
-	if _, ok := database(l.Services); !ok {
-		return true, nil
-	}
-	volumes, err := d.pool.Volumes(ctx)
-	if err != nil || !slices.Contains(volumes, baselineVolume(l.Template)) {
-		return false, err
-	}
-	snapshots, err := d.pool.SnapshotsOf(ctx, baselineVolume(l.Template))
-	return slices.Contains(snapshots, baselineSnapshot), err
 }
 
 // instance describes the Postgres of an environment.
@@ -264,6 +175,17 @@ func (l *launcher) Launch(ctx context.Context, c postgres.Command) (postgres.Pro
 	return &serverProcess{l.d, l.v, l.process}, nil
 }
 
+// Run makes the launcher a postgres.Workshop.
+func (l *launcher) Run(ctx context.Context, c postgres.Command, stdin io.Reader, output io.Writer) (string, error) {
+	run := mayfly.NewID(l.v.prefix(), time.Now())
+	err := l.d.launch(ctx, l.v, guest.Command{Run: run, Argv: c.Argv, Env: c.Env, Dir: c.Dir, Stdin: stdin != nil, Output: mayfly.DefaultLimits.Output})
+	if err != nil {
+		return "", err
+	}
+	exit, err := l.d.follow(ctx, l.v.h, run, stdin, output)
+	return status(exit), err
+}
+
 // serverProcess is a Postgres in an environment; it is a postgres.Process.
 type serverProcess struct {
 	d       *Driver
@@ -282,10 +204,15 @@ func (p *serverProcess) Wait(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if exit.Reason != "" {
-		return exit.Reason, nil
+	return status(exit), nil
+}
+
+// status says in words how a process ended, and nothing when it ended well.
+func status(exit driver.Exit) string {
+	if exit.Reason != "" || exit.Code == 0 {
+		return exit.Reason
 	}
-	return "status " + strconv.Itoa(exit.Code), nil
+	return "status " + strconv.Itoa(exit.Code)
 }
 
 func (p *serverProcess) Output(context.Context) string { return p.d.output(p.v.h, p.process) }

@@ -55,7 +55,7 @@ func open(t testing.TB, kind volume.Kind) *Driver {
 	if err != nil {
 		t.Fatal(err)
 	}
-	groups, err := cgroup.Open(cgroup.Options{Installation: "test" + strings.ToLower(filepath.Base(dir))})
+	groups, err := cgroup.Open(cgroup.Options{Installation: fmt.Sprintf("test%d-%s", os.Getpid(), filepath.Base(dir))})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,6 +1,7 @@
 package local
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -219,7 +220,7 @@ func (d *Driver) launch(ctx context.Context, v service, c guest.Command) error {
 	if err != nil {
 		return err
 	}
-	c.UID, c.Output = v.uid, serviceOutput
+	c.UID, c.Output = v.uid, cmp.Or(c.Output, serviceOutput)
 	return guest.Start(ctx, conn, c)
 }
 

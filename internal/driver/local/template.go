@@ -163,7 +163,7 @@ func (d *Driver) PutTemplate(ctx context.Context, l mayfly.Lock, workspace io.Re
 	if err := unpackWorkspace(ctx, workspace, d.pool.Live(h.Environment).Upper); err != nil {
 		return err
 	}
-	if err := d.prepareDatabase(ctx, l, filepath.Join(d.pool.Live(h.Environment).Upper, sandbox.Workspace), limits.Disk, log); err != nil {
+	if err := d.prepareDatabase(ctx, t, filepath.Join(d.pool.Live(h.Environment).Upper, sandbox.Workspace), limits, log); err != nil {
 		return err
 	}
 	if err := d.setUp(ctx, h, t, s, log); err != nil {
@@ -297,36 +297,68 @@ func (d *Driver) setUpCommand(ctx context.Context, h driver.Handle, s driver.Spe
 	if err := d.StartProcess(ctx, h, s, p); err != nil {
 		return fmt.Errorf("start set-up command: %w", err)
 	}
-	output, err := d.Attach(ctx, h, run, true)
+	var last tail
+	exit, err := d.follow(ctx, h, run, nil, io.MultiWriter(&last, deaf{log}))
 	if err != nil {
-		return fmt.Errorf("read output of set-up: %w", err)
-	}
-	defer output.Close()
-	stop := context.AfterFunc(ctx, func() { output.Close() })
-	defer stop()
-	var last bytes.Buffer
-	for {
-		o, err := output.Recv()
-		if err == io.EOF {
-			break
-		}
-		if err != nil {
-			return errors.Join(ctx.Err(), fmt.Errorf("read output of set-up: %w", err))
-		}
-		log.Write(o.Data) // a client that has gone away does not end the set-up
-		if last.Write(o.Data); last.Len() > 8<<10 {
-			last.Next(last.Len() - 4<<10)
-		}
-	}
-	exit, err := d.WaitProcess(ctx, h, run)
-	if err != nil {
-		return fmt.Errorf("wait for set-up: %w", err)
+		return fmt.Errorf("end of set-up: %w", err)
 	}
 	if exit.Code != 0 {
 		return mayfly.Errorf(mayfly.Invalid, "set-up command %q ended with status %d", command, exit.Code).
 			Hint("correct setup in mayfly.yaml; the last it said was: %s", lastLine(last.String()))
 	}
 	return nil
+}
+
+// follow feeds a process, whose stdin may be nil, passes on what it says, and
+// returns its exit. Nobody reads from stdin any more then.
+func (d *Driver) follow(ctx context.Context, h driver.Handle, run string, stdin io.Reader, output io.Writer) (driver.Exit, error) {
+	a, err := d.Attach(ctx, h, run, true)
+	if err != nil {
+		return driver.Exit{}, fmt.Errorf("attach: %w", err)
+	}
+	fed := make(chan struct{})
+	defer func() { <-fed }()
+	defer a.Close()
+	defer context.AfterFunc(ctx, func() { a.Close() })()
+	go func() {
+		defer close(fed)
+		if stdin != nil {
+			io.Copy(a, stdin) // a process that does not want it all says why
+			a.CloseWrite()
+		}
+	}()
+	for {
+		o, err := a.Recv()
+		if err == io.EOF {
+			return d.WaitProcess(ctx, h, run)
+		}
+		if err == nil {
+			_, err = output.Write(o.Data)
+		}
+		if err != nil {
+			return driver.Exit{}, errors.Join(ctx.Err(), fmt.Errorf("read output: %w", err))
+		}
+	}
+}
+
+// deaf goes on when nobody listens: a client that has gone away does not end
+// the set-up.
+type deaf struct{ io.Writer }
+
+func (d deaf) Write(b []byte) (int, error) {
+	d.Writer.Write(b)
+	return len(b), nil
+}
+
+// tail keeps the end of what is written to it.
+type tail struct{ bytes.Buffer }
+
+func (t *tail) Write(b []byte) (int, error) {
+	t.Buffer.Write(b)
+	if t.Len() > 8<<10 {
+		t.Next(t.Len() - 4<<10)
+	}
+	return len(b), nil
 }
 
 func lastLine(s string) string {
