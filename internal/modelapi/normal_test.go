@@ -21,8 +21,10 @@ func system(s string) string { return fmt.Sprintf(`{"system":%q}`, s) }
 
 // Two requests for each rule, which are the same with it and not without.
 var ruleCases = map[string][]struct{ api, a, b string }{
-	"user id":          {{Messages, `{"metadata":{"user_id":"a"}}`, `{"metadata":{"user_id":"b"}}`}},
-	"attribution":      {{Messages, `{"system":[{"type":"text","text":"x-anthropic-billing-header: cc_version=1"},{"type":"text","text":"S"}]}`, `{"system":[{"type":"text","text":"S"}]}`}},
+	"user id":     {{Messages, `{"metadata":{"user_id":"a"}}`, `{"metadata":{"user_id":"b"}}`}},
+	"attribution": {{Messages, `{"system":[{"type":"text","text":"x-anthropic-billing-header: cc_version=1"},{"type":"text","text":"S"}]}`, `{"system":[{"type":"text","text":"S"}]}`}},
+	"cache marks": {{Messages, `{"messages":[{"content":[{"tool_use_id":"a"},{"tool_use_id":"b","cache_control":{"type":"ephemeral"}}]}]}`,
+		`{"messages":[{"content":[{"tool_use_id":"b"},{"tool_use_id":"a","cache_control":{"type":"ephemeral"}}]}]}`}},
 	"parallel results": {{Messages, `{"messages":[{"content":[{"tool_use_id":"a"},{"tool_use_id":"b"},{"text":"x"}]}]}`, `{"messages":[{"content":[{"tool_use_id":"b"},{"tool_use_id":"a"},{"text":"x"}]}]}`}},
 	"parallel outputs": {{Responses, `{"input":[{"type":"function_call","call_id":"b"},{"type":"function_call_output","call_id":"a"},{"type":"function_call_output","call_id":"b"}]}`,
 		`{"input":[{"type":"function_call","call_id":"b"},{"type":"function_call_output","call_id":"b"},{"type":"function_call_output","call_id":"a"}]}`}},
