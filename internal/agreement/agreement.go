@@ -3,6 +3,7 @@
 package agreement
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -166,14 +167,20 @@ func (o Outcome) conduct() []fact {
 	for _, n := range o.Graph.Nodes {
 		nodes[n.ID] = n
 	}
-	place := map[string]int{} // actions so far, by agent and step
+	lanes := laneNames(o.Graph)
+	turn := map[int]int{} // of its agent, by step
+	turns := map[string]int{}
+	for _, step := range o.Graph.Steps {
+		turns[step.Agent]++
+		turn[step.Number] = turns[step.Agent]
+	}
+	place := map[int]int{} // actions so far, by step
 	for _, n := range o.Graph.Nodes {
 		if n.Kind != mayfly.ActionNode {
 			continue
 		}
-		at := fmt.Sprintf("%s step %d", n.Agent, n.Step)
-		place[at]++
-		name := strings.TrimSpace(fmt.Sprintf("%s, action %d", at, place[at]))
+		place[n.Step]++
+		name := fmt.Sprintf("%sturn %d, action %d", lanes[n.Agent], turn[n.Step], place[n.Step])
 		all = append(all, fact{"action", name, n.Step, strings.TrimSpace(n.Tool + " " + n.Input)})
 		if r, ok := results[n.ID]; ok {
 			r = nodes[r.ID]
@@ -181,6 +188,29 @@ func (o Outcome) conduct() []fact {
 		}
 	}
 	return all
+}
+
+// laneNames names the agents of a graph by who started them, in which order:
+// their ids and the steps in between differ from run to run.
+func laneNames(g mayfly.Graph) map[string]string {
+	place := map[string]int{} // of nodes
+	agent := map[string]string{}
+	for i, n := range g.Nodes {
+		place[n.ID], agent[n.ID] = i, n.Agent
+	}
+	lanes := slices.Clone(g.Agents)
+	slices.SortStableFunc(lanes, func(a, b mayfly.AgentLane) int { return place[a.Parent] - place[b.Parent] })
+	names := map[string]string{"": ""}
+	count := map[string]int{}
+	for _, l := range lanes {
+		if l.ID == "" {
+			continue
+		}
+		kind := names[agent[l.Parent]] + cmp.Or(l.Name, "subagent")
+		count[kind]++
+		names[l.ID] = fmt.Sprintf("%s %d, ", kind, count[kind])
+	}
+	return names
 }
 
 // took matches how long something took, which differs from run to run.

@@ -113,9 +113,36 @@ func TestDifferencesNameWhatAndWho(t *testing.T) {
 			t.Errorf("%s: values = %+v, want those of runs 1 and 3, and of 2", d.Kind, d.Values)
 		}
 	}
-	want := []string{"result step 2, action 1", "status", "test TestA", "tree", "file x"}
+	want := []string{"result turn 2, action 1", "status", "test TestA", "tree", "file x"}
 	if !slices.Equal(kinds, want) {
 		t.Errorf("got = %q, want %q", kinds, want)
+	}
+}
+
+func TestSubagentsAreTheSameUnderOtherIDs(t *testing.T) {
+	run := func(order ...string) Outcome {
+		var o Outcome
+		ids := map[string]string{"": "", "x": order[0] + "1", "y": order[0] + "2"}
+		o.Graph.Nodes = []mayfly.Node{
+			{ID: "spawn x", Kind: mayfly.ActionNode, Step: 1, Tool: "Task"},
+			{ID: "spawn y", Kind: mayfly.ActionNode, Step: 1, Tool: "Task"},
+		}
+		o.Graph.Steps = []mayfly.Step{{Number: 1}}
+		for i, name := range order[1:] {
+			o.Graph.Agents = append(o.Graph.Agents, mayfly.AgentLane{ID: ids[name], Name: "Explore", Parent: "spawn " + name})
+			o.Graph.Steps = append(o.Graph.Steps, mayfly.Step{Number: i + 2, Agent: ids[name]})
+			o.Graph.Nodes = append(o.Graph.Nodes, mayfly.Node{ID: name, Kind: mayfly.ActionNode, Agent: ids[name], Step: i + 2, Tool: "Read", Input: name})
+		}
+		return o
+	}
+	if got := Compare([]Outcome{run("a", "x", "y"), run("b", "y", "x")}); got != nil {
+		t.Errorf("got = %+v, want none", got)
+	}
+	other := run("c", "y", "x")
+	other.Graph.Nodes[3].Input = "z"
+	got := Compare([]Outcome{run("a", "x", "y"), other})
+	if len(got) != 1 || got[0].Name != "Explore 1, turn 1, action 1" {
+		t.Errorf("got = %+v, want one of the first subagent", got)
 	}
 }
 
