@@ -6,12 +6,13 @@ import "time"
 // environment, under a user of its own, and keeps its data in the volume.
 type LockedService struct {
 	Name     string            `json:"name"`
-	Command  []string          `json:"command,omitempty"` // {data} and {port} stand for its directory and its port, also in Ready and Env
+	Command  []string          `json:"command,omitempty"` // {data} and {port} stand for its directory and its port, also in Init, Ready and Env
+	Init     []string          `json:"init,omitempty"`    // fills its directory, once, before its first start
 	Port     int               `json:"port,omitempty"`    // on the loopback device
 	Ready    []string          `json:"ready,omitempty"`   // ends with 0 when the service is ready; empty: the port accepts connections
 	Env      map[string]string `json:"env,omitempty"`
 	Timeout  time.Duration     `json:"timeout"`            // nanoseconds that it may take to become ready
-	Postgres *LockedPostgres   `json:"postgres,omitempty"` // instead of Command, Ready and Env
+	Postgres *LockedPostgres   `json:"postgres,omitempty"` // instead of Command, Init, Ready and Env
 }
 
 // LockedPostgres says what a database begins with.

@@ -3,6 +3,7 @@ package docs
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"net/http/httptest"
 	"os"
@@ -19,10 +20,13 @@ import (
 )
 
 // block is a fenced block of a document whose commands are run: one that is
-// marked "console".
+// marked "console". One that is marked with a kind and a path is a file, which
+// is written before what follows.
 type block struct {
 	line   int // of the fence
-	status int // of the last command that fails; "console status=78"
+	file   string
+	text   string // of the file
+	status int    // of the last command that fails; "console status=78"
 	steps  []step
 }
 
@@ -33,7 +37,7 @@ type step struct {
 	output  []string
 }
 
-var fence = regexp.MustCompile("^```(\\S*)(?: status=(\\d+))?$")
+var fence = regexp.MustCompile("^```(\\S*)(?: status=(\\d+)| ([a-z./]+))?$")
 
 // blocks finds the console blocks of a document.
 func blocks(t *testing.T, name, text string) []block {
@@ -48,11 +52,18 @@ func blocks(t *testing.T, name, text string) []block {
 		if m := fence.FindStringSubmatch(line); m != nil {
 			open = !open
 			inside = m[1]
-			if open && inside == "console" {
-				b := block{line: n}
+			if open && (inside == "console" || m[3] != "") {
+				b := block{line: n, file: m[3]}
 				fmt.Sscan(m[2], &b.status)
 				found = append(found, b)
+				if b.file != "" {
+					inside = "file"
+				}
 			}
+			continue
+		}
+		if open && inside == "file" {
+			found[len(found)-1].text += line + "\n"
 			continue
 		}
 		if !open || inside != "console" {
@@ -113,6 +124,12 @@ type session struct {
 
 func (s *session) run(name string, b block) {
 	s.t.Helper()
+	if b.file != "" {
+		path := filepath.Join(s.dir, b.file)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(b.text), 0o644)); err != nil {
+			s.t.Fatal(err)
+		}
+	}
 	for i, step := range b.steps {
 		want := 0
 		if i == len(b.steps)-1 {
@@ -377,14 +394,14 @@ func TestMatchesKnowsEllipses(t *testing.T) {
 }
 
 func TestBlocksAreFound(t *testing.T) {
-	text := "x\n```console status=7\n$ a\nout\n$ b\n```\n```\n$ c\n```\n"
+	text := "x\n```console status=7\n$ a\nout\n$ b\n```\n```sql d/e.sql\nf\n```\n```\n$ c\n```\n"
 	got := blocks(t, "x", text)
-	if len(got) != 1 || got[0].status != 7 || len(got[0].steps) != 2 || !slices.Equal(got[0].steps[0].output, []string{"out"}) {
+	if len(got) != 2 || got[1].file != "d/e.sql" || got[1].text != "f\n" || got[0].status != 7 || len(got[0].steps) != 2 || !slices.Equal(got[0].steps[0].output, []string{"out"}) {
 		t.Errorf("got = %+v", got)
 	}
 }
 
-var yamlBlock = regexp.MustCompile("(?ms)^```yaml\n(.*?)^```$")
+var yamlBlock = regexp.MustCompile("(?ms)^```yaml(?: [a-z./]+)?\n(.*?)^```$")
 
 func TestManifestsInDocumentsAreValid(t *testing.T) {
 	found := 0

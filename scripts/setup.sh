@@ -22,6 +22,11 @@ want git git
 want mkfs.btrfs btrfs-progs
 [ -e /etc/ssl/certs/ca-certificates.crt ] || packages+=(ca-certificates)
 case $task in
+run | test | gvisor) # the example has a database
+	[ -x /usr/lib/postgresql/15/bin/postgres ] || packages+=(postgresql-15)
+	;;
+esac
+case $task in
 run) ;;
 test | gvisor)
 	want setfattr attr
@@ -30,7 +35,8 @@ test | gvisor)
 	want runc runc
 	want ps procps
 	want redis-server redis-server
-	[ -x /usr/lib/postgresql/15/bin/postgres ] || packages+=(postgresql-15)
+	want mariadbd mariadb-server-core
+	want mariadb mariadb-client-core
 	;;
 bench)
 	want bwrap bubblewrap

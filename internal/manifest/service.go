@@ -77,6 +77,7 @@ func (d *decoder) service(name string, n *node, s *mayfly.LockedService) {
 	port := int64(0)
 	fields := map[string]func(string, *node){
 		"command": d.texts(&s.Command, checkCommand),
+		"init":    d.texts(&s.Init, checkCommand),
 		"port":    d.port(&port),
 		"ready":   d.texts(&s.Ready, checkCommand),
 		"env":     d.textMap(&s.Env, checkServiceEnv),
@@ -112,7 +113,7 @@ func (d *decoder) together(name string, n *node, s *mayfly.LockedService) {
 	wrong := has("database", "baseline", "extensions", "mask", "settings")
 	what := "which only a Postgres has"
 	if s.Postgres != nil {
-		wrong, what = has("command", "port", "ready", "env"), "which a Postgres does not have"
+		wrong, what = has("command", "init", "port", "ready", "env"), "which a Postgres does not have"
 	}
 	switch {
 	case wrong != nil:
@@ -282,6 +283,7 @@ func (d *decoder) lockedService(name string, n *node, s *mayfly.LockedService) {
 	d.fieldsOf(n, name, map[string]func(string, *node){
 		"name":    d.text(&s.Name, checkServiceName),
 		"command": d.texts(&s.Command, checkCommand),
+		"init":    d.texts(&s.Init, checkCommand),
 		"port":    d.port(&port),
 		"ready":   d.texts(&s.Ready, checkCommand),
 		"env":     d.textMap(&s.Env, checkServiceEnv),

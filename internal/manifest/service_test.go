@@ -22,6 +22,7 @@ const services = `services:
     settings: {work_mem: 8MB}
   cache:
     command: [redis-server, --dir, "{data}", --port, "{port}"]
+    init: [mkdir, "{data}/sub"]
     port: 6379
     ready: [redis-cli, -p, "{port}", ping]
     env: {K: v, HOME: /}
@@ -54,7 +55,7 @@ func TestServicesArePinned(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := []mayfly.LockedService{
-		{Name: "cache", Command: []string{"redis-server", "--dir", "{data}", "--port", "{port}"}, Port: 6379,
+		{Name: "cache", Command: []string{"redis-server", "--dir", "{data}", "--port", "{port}"}, Init: []string{"mkdir", "{data}/sub"}, Port: 6379,
 			Ready: []string{"redis-cli", "-p", "{port}", "ping"}, Env: map[string]string{"K": "v", "HOME": "/"}, Timeout: 5 * time.Second},
 		{Name: "db", Port: 5432, Timeout: 30 * time.Second, Postgres: &mayfly.LockedPostgres{
 			Version: "15", Database: "app", SQL: []string{"schema.sql", "migrations/10.sql", "migrations/2.sql"}, Mask: "mask.sql",
@@ -86,7 +87,7 @@ func TestServicesDecideTheTemplate(t *testing.T) {
 	seen := map[string]string{before.Template: "before"}
 	for _, edit := range [][2]string{
 		{"15", "16"}, {"database: app", "database: other"}, {"8MB", "9MB"}, {"pgcrypto", "citext"}, {"port: 6379", "port: 6380"},
-		{"K: v", "K: w"}, {"ping", "info"}, {"  cache:", "  store:"},
+		{"K: v", "K: w"}, {"ping", "info"}, {"mkdir", "touch"}, {"  cache:", "  store:"},
 	} {
 		l, err := lockOf(t, strings.Replace(services, edit[0], edit[1], 1), serviceFiles)
 		if err != nil {

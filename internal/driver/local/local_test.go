@@ -3,6 +3,7 @@ package local
 import (
 	"archive/tar"
 	"bytes"
+	"context"
 	"fmt"
 	"io"
 	"log/slog"
@@ -72,7 +73,7 @@ func open(t testing.TB, kind volume.Kind) *Driver {
 		},
 	})
 	t.Cleanup(func() {
-		if handles, err := d.List(t.Context()); err == nil {
+		if handles, err := d.List(context.Background()); err == nil {
 			for _, h := range handles {
 				t.Errorf("%s is left", h.Environment)
 			}

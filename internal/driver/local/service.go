@@ -89,7 +89,7 @@ func (d *Driver) startService(ctx context.Context, v service) (process string, e
 		if err := d.forgetProcesses(v); err != nil {
 			return "", err
 		}
-		if err := d.makeData(v, v.Name, 0o700); err != nil {
+		if err := d.fillData(ctx, v); err != nil {
 			return "", err
 		}
 	}
@@ -103,6 +103,63 @@ func (d *Driver) startService(ctx context.Context, v service) (process string, e
 		}
 	}
 	return process, d.awaitReady(ctx, v, process)
+}
+
+// filling marks, beside it, a directory that a service's init command has not
+// filled yet. No service has a name with a dot.
+func (v service) filling() string { return "." + v.Name + ".init" }
+
+// isFilling reports whether what a service has in its directory is half made.
+func (d *Driver) isFilling(v service) (bool, error) {
+	_, err := os.Lstat(filepath.Join(d.pool.Live(v.h.Environment).DB, v.filling()))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// fillData makes a service's directory, and has its init command fill it if it
+// is new. What an attempt that did not succeed left is removed.
+func (d *Driver) fillData(ctx context.Context, v service) error {
+	if len(v.Init) == 0 {
+		return d.makeData(v, v.Name, 0o700)
+	}
+	root, err := os.OpenRoot(d.pool.Live(v.h.Environment).DB)
+	if err != nil {
+		return fmt.Errorf("open data of services: %w", err)
+	}
+	defer root.Close()
+	half, err := d.isFilling(v)
+	if err != nil {
+		return err
+	}
+	if _, err := root.Lstat(v.Name); err == nil && !half {
+		return nil
+	}
+	if err := root.WriteFile(v.filling(), nil, 0o600); err != nil {
+		return err
+	}
+	if err := root.RemoveAll(v.Name); err != nil {
+		return fmt.Errorf("remove half-made data of service %s: %w", v.Name, err)
+	}
+	if err := d.makeData(v, v.Name, 0o700); err != nil {
+		return err
+	}
+	process := mayfly.NewID(v.prefix(), time.Now())
+	if err := d.startAs(ctx, v, process, v.Init); err != nil {
+		return fmt.Errorf("init of service %s: %w", v.Name, err)
+	}
+	exit, err := d.WaitProcess(ctx, v.h, process)
+	if err != nil {
+		return err
+	}
+	if exit.Code != 0 {
+		return v.ended("init", exit.Code, exit.Reason, d.said(v))
+	}
+	if err := d.clear(ctx, v); err != nil { // what it left behind must not write any more
+		return err
+	}
+	return root.Remove(v.filling())
 }
 
 // makeData makes a directory of a service's beside its siblings, where
@@ -148,6 +205,9 @@ func (d *Driver) findProcess(ctx context.Context, v service) (string, error) {
 	ids, err := d.processes(v)
 	if err != nil || len(ids) == 0 {
 		return "", err
+	}
+	if half, err := d.isFilling(v); half || err != nil {
+		return "", err // the last was to fill its directory
 	}
 	last := ids[len(ids)-1]
 	if _, err := guest.ReadExit(d.pool.Host(v.h.Environment), last); err == nil {
@@ -234,7 +294,7 @@ func (d *Driver) awaitReady(ctx context.Context, v service, process string) erro
 	for pause := 2 * time.Millisecond; ; pause = min(2*pause, 200*time.Millisecond) {
 		ready, err := d.isReady(ctx, v)
 		if exit, recorded := guest.ReadExit(d.pool.Host(v.h.Environment), process); recorded == nil {
-			return v.ended(exit, d.said(v))
+			return v.ended("command", exit.Code, exit.Reason, d.said(v))
 		}
 		if ready || err != nil {
 			return err
@@ -247,14 +307,18 @@ func (d *Driver) awaitReady(ctx context.Context, v service, process string) erro
 	}
 }
 
-// ended explains why a service is not there.
-func (v service) ended(exit guest.Exit, said string) error {
-	how := "with status " + strconv.Itoa(exit.Code)
-	if exit.Reason != "" {
-		how = "at once: " + exit.Reason
+// ended explains why a service is not there: its field, command or init, did
+// not do.
+func (v service) ended(field string, code int, reason, said string) error {
+	what, how := "the service "+v.Name, "with status "+strconv.Itoa(code)
+	if field == "init" {
+		what = "init of the service " + v.Name
 	}
-	return mayfly.Errorf(mayfly.Invalid, "the service %s ended %s", v.Name, how).
-		Hint("correct its command in mayfly.yaml; the last it said was:%s", said)
+	if reason != "" {
+		how = "at once: " + reason
+	}
+	return mayfly.Errorf(mayfly.Invalid, "%s ended %s", what, how).
+		Hint("correct its %s in mayfly.yaml; the last it said was:%s", field, said)
 }
 
 func (d *Driver) isReady(ctx context.Context, v service) (bool, error) {

@@ -163,6 +163,83 @@ func TestRedisFollowsSnapshotRollbackAndFork(t *testing.T) {
 	p.want("redis-cli get who", "first")
 }
 
+const mariadb = `
+  shop:
+    init: [mariadb-install-db, --no-defaults, "--datadir={data}", --auth-root-authentication-method=normal, --skip-test-db, --innodb-log-file-size=8M]
+    command: [mariadbd, --no-defaults, "--datadir={data}", "--socket={data}/socket", "--port={port}", --bind-address=127.0.0.1, --innodb-log-file-size=8M]
+    port: 3306
+`
+
+func TestMariaDBFollowsSnapshotRollbackAndFork(t *testing.T) {
+	need(t, "mariadb-install-db", "mariadb-server-core")
+	d := open(t, volume.Btrfs)
+	l, err := templateOf(t, d, mariadb, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sql := func(statements string) string {
+		return "mariadb --no-defaults -h 127.0.0.1 -u root -N -e '" + statements + "'"
+	}
+	p := enter(t, d, l, nil)
+	p.want(sql("create database shop; create table shop.t (a int primary key, b text); insert into shop.t values (1, \"first\")")+"; echo one > f", "")
+	p.snapshot("one")
+	p.want(sql("update shop.t set b = \"second\"; insert into shop.t values (2, \"more\")")+"; rm f", "")
+	p.snapshot("two")
+	p.want(sql("drop database shop"), "")
+	p.rollback("one")
+	p.want(sql("select * from shop.t")+"; cat f", "1\tfirst\none")
+	fork := enter(t, d, l, &mayfly.SnapshotRef{Environment: p.h.Environment, Snapshot: "two"})
+	fork.want(sql("select * from shop.t; check table shop.t")+"; ls", "1\tsecond\n2\tmore\nshop.t\tcheck\tstatus\tOK")
+	fork.want(sql("delete from shop.t"), "")
+	p.want(sql("select count(*) from shop.t"), "1")
+}
+
+func TestDirectoryOfAServiceIsFilledOnceAndWhole(t *testing.T) {
+	need(t, "python3", "python3")
+	d := open(t, volume.Btrfs)
+	l, err := templateOf(t, d, `
+  web:
+    init: [sh, -c, "ls -A {data}; echo x >> {data}/f; wc -l < {data}/f; if [ $STEP = fail ]; then exit 3; fi; sleep $STEP"]
+    command: [python3, -m, http.server, "{port}", --bind, 127.0.0.1]
+    env: {STEP: fail}
+    port: 8000
+    timeout: 2s
+`, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	services := l.Services
+	l.Services = nil
+	p := enter(t, d, l, nil)
+	p.s.Services = services
+	for _, c := range []struct {
+		step string
+		kind mayfly.Kind
+		text string
+	}{{"fail", mayfly.Invalid, "init of the service web ended with status 3"}, {"100", mayfly.Timeout, "not ready after 2s"}} {
+		p.s.Services[0].Env["STEP"] = c.step
+		_, err := d.StartService(t.Context(), p.h, p.s, "web")
+		var e *mayfly.Error
+		if !errors.As(err, &e) || e.Kind != c.kind || !strings.Contains(e.Message, c.text) || !strings.HasSuffix(e.Fix, "\n1") {
+			t.Errorf("%s: got = %v (%+v), want %q, in an empty directory", c.step, err, e, c.text)
+		}
+	}
+	p.s.Services[0].Env["STEP"] = "0"
+	for range 2 {
+		process, err := d.StartService(t.Context(), p.h, p.s, "web")
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.want("python3 -c 'import urllib.request as u; print(u.urlopen(\"http://127.0.0.1:8000/f\").read().decode())'", "x")
+		if err := d.SignalProcess(t.Context(), p.h, process, 9); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := d.WaitProcess(t.Context(), p.h, process); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 func TestDataOfServicesIsTheirsAlone(t *testing.T) {
 	need(t, "redis-server", "redis-server")
 	d := open(t, volume.Btrfs)
