@@ -19,10 +19,19 @@ type LockedService struct {
 type LockedPostgres struct {
 	Version    string            `json:"version"` // major
 	Database   string            `json:"database"`
-	SQL        []string          `json:"sql,omitempty"`   // paths in the workspace, in the order of their execution
-	Dump       string            `json:"dump,omitempty"`  // a file or a directory in the workspace
-	Mask       string            `json:"mask,omitempty"`  // executed last
-	Files      map[string]string `json:"files,omitempty"` // digests of all of these
+	SQL        []string          `json:"sql,omitempty"`       // paths in the workspace, in the order of their execution
+	Dump       string            `json:"dump,omitempty"`      // a file or a directory in the workspace
+	Directory  string            `json:"directory,omitempty"` // PGDATA: a path in the workspace, or an absolute one of the server's machine
+	Server     *LockedServer     `json:"server,omitempty"`    // that is copied
+	AsOf       int64             `json:"as_of,omitempty"`     // when a copy of what is outside of the workspace was asked for, in seconds since 1970
+	Mask       string            `json:"mask,omitempty"`      // executed last
+	Files      map[string]string `json:"files,omitempty"`     // digests of all that is in the workspace; one of a whole data directory
 	Extensions []string          `json:"extensions,omitempty"`
 	Settings   map[string]string `json:"settings,omitempty"`
+}
+
+// LockedServer is a live Postgres.
+type LockedServer struct {
+	Secret   string `json:"secret"`             // name of the connection, which only the server's machine knows
+	Physical bool   `json:"physical,omitempty"` // copy the whole cluster with pg_basebackup
 }

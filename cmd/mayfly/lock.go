@@ -15,7 +15,8 @@ func (a *app) lockCommand() *cobra.Command {
 		Short: "Write mayfly.lock",
 		Long: `Write mayfly.lock: the digests of all that decides what environments contain and
 how their runs behave. mayfly run --locked refuses to run when anything differs
-from it. Prints the digest of the template; with --json the Lock object.
+from it. Databases that are copied from a live server, or from a directory of the
+machine, are copied anew for the next environment. Prints the digest of the template; with --json the Lock object.
 
 --check writes nothing: it says what differs, and exits with status 78 if
 anything does. With --json: a list of differences with the fields what, was, is
@@ -30,7 +31,7 @@ and fix.`,
 	check := c.Flags().Bool("check", false, "say what differs, and write nothing")
 	asJSON := addJSON(c)
 	c.RunE = func(c *cobra.Command, _ []string) error {
-		f.locked = *check // then a missing lock is an error
+		f.locked, f.renew = *check, !*check // without a lock there is nothing to check
 		p, err := pin(c.Context(), f)
 		if err == nil {
 			err = a.pinModel(c.Context(), p)

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -25,6 +26,7 @@ type sourceFlags struct {
 	dir           string
 	noUncommitted bool
 	locked        bool
+	renew         bool // copies of databases, of mayfly lock
 }
 
 func (f *sourceFlags) add(c *cobra.Command) {
@@ -76,8 +78,12 @@ func pin(ctx context.Context, f sourceFlags) (*prepared, error) {
 	switch old, err := manifest.ReadLock(p.lockPath()); {
 	case err == nil:
 		p.old, epoch = &old, old.Epoch
+		m.Keep(old.Services)
 	case !errors.Is(err, fs.ErrNotExist) || f.locked:
 		return nil, err
+	}
+	if f.renew {
+		m.Renew(time.Now())
 	}
 	ws, lockfiles := p.source.Lock()
 	p.lock, err = manifest.Resolve(m, p.base.lock, ws, lockfiles, epoch)

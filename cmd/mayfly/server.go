@@ -20,6 +20,7 @@ import (
 	"mayfly.dev/mayfly/internal/driver/local"
 	"mayfly.dev/mayfly/internal/gateway"
 	"mayfly.dev/mayfly/internal/ledger"
+	"mayfly.dev/mayfly/internal/postgres"
 	"mayfly.dev/mayfly/internal/recording"
 	"mayfly.dev/mayfly/internal/sandbox"
 	"mayfly.dev/mayfly/internal/store"
@@ -85,6 +86,7 @@ func newServer(ctx context.Context, stateDir string, log *slog.Logger) (_ server
 		Runtimes: runtimes(sandbox.Options{Cgroups: groups, Host: pool.Host}),
 		Files:    agentconfig.Files(agentconfig.Options{Port: gateway.Port, Hooks: true, ProjectHooks: os.Getenv("MAYFLY_PROJECT_HOOKS") == "1"}),
 		Key:      key,
+		Sources:  postgres.Sources(filepath.Join(stateDir, "databases.yaml")),
 		Log:      log,
 	})
 	s.closers = append(s.closers, drv.Close)

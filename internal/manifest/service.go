@@ -2,12 +2,17 @@ package manifest
 
 import (
 	"cmp"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
 	"maps"
+	"math"
 	"path"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"mayfly.dev/mayfly"
 )
@@ -154,14 +159,73 @@ func (d *decoder) baseline(p *mayfly.LockedPostgres) func(string, *node) {
 			return
 		}
 		d.fieldsOf(n, name, map[string]func(string, *node){
-			"sql":  d.texts(&p.SQL, checkPattern),
-			"dump": d.text(&p.Dump, checkFile),
+			"sql":       d.texts(&p.SQL, checkPattern),
+			"dump":      d.text(&p.Dump, checkFile),
+			"directory": d.text(&p.Directory, checkDataDirectory),
+			"server":    d.server(p),
 		})
-		if d.err == nil && len(p.SQL) > 0 && p.Dump != "" {
-			d.fail(n, "load the dump, and put what comes after it into mask", "%s has both sql and dump", name)
+		if d.err == nil && len(n.fields) > 1 {
+			d.fail(n, "name one source, and put what comes after it into mask", "%s has both %s and %s", name, n.fields[0].key.text, n.fields[1].key.text)
 		}
 	}
 }
+
+// server decodes a live server, or that of a lock.
+func (d *decoder) server(p *mayfly.LockedPostgres) func(string, *node) {
+	return func(name string, n *node) {
+		p.Server = &mayfly.LockedServer{}
+		d.fieldsOf(n, name, map[string]func(string, *node){
+			"secret":   d.text(&p.Server.Secret, checkSecret),
+			"physical": d.boolean(&p.Server.Physical),
+		})
+		if d.err == nil && p.Server.Secret == "" {
+			d.fail(n, "name the connection, which is in databases.yaml on the server's machine: {secret: NAME}", "%s has no secret", name)
+		}
+	}
+}
+
+// checkSecret takes names, and no connections.
+func checkSecret(s string) error {
+	if mayfly.CheckName(s) != nil {
+		return mayfly.Errorf(mayfly.Invalid, "bad name of a secret").
+			Hint("use lower-case letters, digits and dashes; the connection itself belongs in databases.yaml on the server's machine")
+	}
+	return nil
+}
+
+// checkDataDirectory takes a path in the workspace, or an absolute one.
+func checkDataDirectory(s string) error {
+	if !path.IsAbs(s) {
+		return checkFile(s)
+	}
+	if path.Clean(s) != s || s == "/" || strings.ContainsFunc(s, unicode.IsControl) {
+		return mayfly.Errorf(mayfly.Invalid, "bad path %.200q of a data directory", s).Hint("write it without .., . and a slash at its end")
+	}
+	return nil
+}
+
+// Renew asks for new copies of what services begin with outside of the
+// workspace.
+func (m Manifest) Renew(now time.Time) {
+	for _, s := range m.Services {
+		if s.Postgres != nil && outside(*s.Postgres) {
+			s.Postgres.AsOf = now.Unix()
+		}
+	}
+}
+
+// Keep goes on with the copies that a lock has asked for.
+func (m Manifest) Keep(old []mayfly.LockedService) {
+	for _, s := range m.Services {
+		at := slices.IndexFunc(old, func(o mayfly.LockedService) bool { return o.Name == s.Name && o.Postgres != nil })
+		if s.Postgres != nil && outside(*s.Postgres) && at >= 0 {
+			s.Postgres.AsOf = old[at].Postgres.AsOf
+		}
+	}
+}
+
+// outside reports whether a Postgres begins with what is not in the workspace.
+func outside(p mayfly.LockedPostgres) bool { return p.Server != nil || path.IsAbs(p.Directory) }
 
 // checkFile takes the path of a file in the workspace.
 func checkFile(s string) error {
@@ -196,8 +260,12 @@ func (m Manifest) IsPinned(name string) bool {
 
 // names reports whether a Postgres begins with a file.
 func names(p mayfly.LockedPostgres, name string) bool {
-	return p.Dump != "" && (name == p.Dump || strings.HasPrefix(name, p.Dump+"/")) || p.Mask != "" && name == p.Mask ||
+	return p.Dump != "" && (name == p.Dump || strings.HasPrefix(name, p.Dump+"/")) || inDirectory(p, name) || p.Mask != "" && name == p.Mask ||
 		slices.ContainsFunc(p.SQL, func(pattern string) bool { return isAt(pattern, name) })
+}
+
+func inDirectory(p mayfly.LockedPostgres, name string) bool {
+	return p.Directory != "" && strings.HasPrefix(name, p.Directory+"/")
 }
 
 func isAt(pattern, name string) bool {
@@ -240,8 +308,15 @@ func lockPostgres(service string, p mayfly.LockedPostgres, found map[string]stri
 			return p, missing(pattern)
 		}
 	}
+	all := sha256.New()
 	for _, name := range files {
-		if slices.Contains(p.SQL, name) || names(p, name) {
+		if inDirectory(p, name) {
+			fmt.Fprintf(all, "%q %s\n", name, found[name])
+			p.Files = map[string]string{p.Directory: "sha256:" + hex.EncodeToString(all.Sum(nil))}
+		}
+	}
+	for _, name := range files {
+		if slices.Contains(p.SQL, name) || names(p, name) && !inDirectory(p, name) {
 			if name != printable(name) {
 				return p, mayfly.Errorf(mayfly.Invalid, "bad file name %q", name).Hint("name files of services in plain UTF-8")
 			}
@@ -255,6 +330,9 @@ func lockPostgres(service string, p mayfly.LockedPostgres, found map[string]stri
 		if name != "" && !slices.ContainsFunc(files, func(f string) bool { return f == name || path.Dir(f) == name }) {
 			return p, missing(name)
 		}
+	}
+	if p.Directory != "" && !outside(p) && p.Files[p.Directory] == "" {
+		return p, missing(p.Directory + "/PG_VERSION")
 	}
 	return p, nil
 }
@@ -305,6 +383,9 @@ func (d *decoder) lockedPostgres(name string, n *node, p *mayfly.LockedPostgres)
 		"database":   d.text(&p.Database, checkDatabase),
 		"sql":        d.texts(&p.SQL, checkFile),
 		"dump":       d.text(&p.Dump, checkFile),
+		"directory":  d.text(&p.Directory, checkDataDirectory),
+		"server":     d.server(p),
+		"as_of":      d.whole(&p.AsOf, 0, math.MaxInt64),
 		"mask":       d.text(&p.Mask, checkFile),
 		"files":      d.textMap(&p.Files, func(_, digest string) error { return checkDigest(digest) }),
 		"extensions": d.texts(&p.Extensions, nil),

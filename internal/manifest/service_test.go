@@ -135,6 +135,12 @@ func TestBadServicesAreRefused(t *testing.T) {
 		{"  a: {command: [x], port: 1, mask: x}\n", "2:30", "which only a Postgres has"},
 		{"  a: {postgres: 15, baseline: {sql: [../x]}}\n", "2:38", "bad pattern"},
 		{"  a: {postgres: 15, baseline: {sql: [a.sql], dump: x}}\n", "2:32", "both sql and dump"},
+		{"  a: {postgres: 15, baseline: {directory: d, server: {secret: x}}}\n", "2:32", "both directory and server"},
+		{"  a: {postgres: 15, baseline: {directory: ../d}}\n", "2:43", "bad pattern"},
+		{"  a: {postgres: 15, baseline: {directory: /srv/../etc}}\n", "2:43", "bad path"},
+		{"  a: {postgres: 15, baseline: {server: {physical: true}}}\n", "2:41", "no secret"},
+		{"  a: {postgres: 15, baseline: {server: {secret: \"postgres://u:hunter2@h/d\"}}}\n", "2:49", "bad name of a secret"},
+		{"  a: {postgres: 15, baseline: {server: postgres://u@h/d}}\n", "2:40", "a mapping"},
 		{"  a: {postgres: 15, mask: /etc/passwd}\n", "2:27", "absolute"},
 		{"  a: {postgres: 15, database: template1}\n", "2:31", "bad database name"},
 		{"  a: {postgers: 15}\n", "2:7", "unknown field"},
@@ -148,6 +154,59 @@ func TestBadServicesAreRefused(t *testing.T) {
 		}
 		if !strings.HasPrefix(e.Message, "mayfly.yaml:"+c.at+": ") || !strings.Contains(e.Message, c.message) {
 			t.Errorf("%q: got = %q, want %s, %q", c.content, e.Message, c.at, c.message)
+		}
+	}
+}
+
+func TestWhatIsCopiedIsPinnedByNameAndTime(t *testing.T) {
+	const head = "services:\n  db: {postgres: 15, baseline: "
+	files := map[string]string{"db/data/PG_VERSION": digestOf("1"), "db/data/base/1": digestOf("2"), "db/other": digestOf("3")}
+	inside, err := lockOf(t, head+"{directory: db/data}}\n", files)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p := inside.Services[0].Postgres; len(p.Files) != 1 || p.Files["db/data"] == "" || p.AsOf != 0 {
+		t.Errorf("got = %+v, want one digest of the directory", p)
+	}
+	files["db/data/base/1"] = digestOf("4")
+	if l, err := lockOf(t, head+"{directory: db/data}}\n", files); err != nil || l.Template == inside.Template {
+		t.Errorf("another content: got = %v %v, want another template", l.Template, err)
+	}
+	if _, err := lockOf(t, head+"{directory: absent}}\n", files); mayfly.KindOf(err) != mayfly.Invalid || !strings.Contains(err.Error(), "absent/PG_VERSION") {
+		t.Errorf("got = %v, want an error that names the file", err)
+	}
+	seen := map[string]string{inside.Template: "in the workspace"}
+	for _, baseline := range []string{"{directory: /srv/pg}", "{server: {secret: production}}", "{server: {secret: staging}}", "{server: {secret: staging, physical: true}}"} {
+		m, err := Parse("mayfly.yaml", []byte(head+baseline+"}\n"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		resolve := func() mayfly.Lock {
+			l, err := Resolve(m, inside.Base, inside.Workspace, nil, 1)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return l
+		}
+		first := resolve()
+		m.Renew(time.Unix(1_800_000_000, 0))
+		renewed := resolve()
+		for _, l := range []mayfly.Lock{first, renewed} {
+			if was, ok := seen[l.Template]; ok {
+				t.Errorf("%s: the template is that of %s", baseline, was)
+			}
+			seen[l.Template] = baseline
+		}
+		text, err := FormatLock(renewed)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if back, err := ParseLock("mayfly.lock", text); err != nil || !reflect.DeepEqual(back, renewed) {
+			t.Errorf("got = %+v, %v, want %+v", back, err, renewed)
+		}
+		m.Services[0].Postgres.AsOf = 0
+		if m.Keep(renewed.Services); resolve().Template != renewed.Template {
+			t.Errorf("%s: what a lock asked for is not kept", baseline)
 		}
 	}
 }

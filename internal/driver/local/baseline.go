@@ -66,10 +66,14 @@ func (d *Driver) prepareDatabase(ctx context.Context, t description, workspace s
 	}
 	fmt.Fprintf(log, "database: preparing %s on Postgres %s\n", s.Postgres.Database, install.Version)
 	uid := wire.FirstUID + uint32(at)
+	source, cloner, err := d.source(*s.Postgres, workspace, d.pool.Live(name).DB)
+	if err != nil {
+		return fmt.Errorf("prepare database: %w", err)
+	}
 	err = d.fillBaseline(ctx, name, t, limits, service{LockedService: s, uid: uid}, postgres.Options{
 		Dir: filepath.Join(d.pool.Live(name).DB, s.Name), Inside: sandbox.DBDir, Install: install,
 		Database: s.Postgres.Database, Role: databaseOwner, Secret: d.adminSecret(l.Template),
-		Source: postgres.Source{Dump: s.Postgres.Dump}, Inputs: workspace,
+		Source: source, Cloner: cloner, Inputs: workspace,
 		Extensions: s.Postgres.Extensions, SQL: s.Postgres.SQL, Masking: optional(s.Postgres.Mask), Settings: s.Postgres.Settings,
 		UID: uid, GID: uid, Outside: copyUID, Log: log,
 	})
@@ -77,6 +81,21 @@ func (d *Driver) prepareDatabase(ctx context.Context, t description, workspace s
 		return errors.Join(fmt.Errorf("prepare database: %w", err), d.pool.Destroy(context.WithoutCancel(ctx), name))
 	}
 	return nil
+}
+
+// source is what a database begins with; copies that it takes are made at a
+// directory.
+func (d *Driver) source(p mayfly.LockedPostgres, workspace, copies string) (postgres.Source, postgres.Cloner, error) {
+	switch {
+	case p.Server != nil:
+		server, err := d.sources.Server(p.Server.Secret)
+		return postgres.Source{Server: &server, Physical: p.Server.Physical}, nil, err
+	case filepath.IsAbs(p.Directory):
+		return postgres.Source{}, postgres.DirectoryCloner{Directory: p.Directory, Root: copies}, d.sources.Directory(p.Directory)
+	case p.Directory != "":
+		return postgres.Source{}, postgres.DirectoryCloner{Directory: p.Directory, Inputs: workspace, Root: copies}, nil
+	}
+	return postgres.Source{Dump: p.Dump}, nil, nil
 }
 
 func optional(s string) []string {

@@ -39,7 +39,9 @@ type Options struct {
 	// by absolute path: below the home directory they are the commands' own.
 	Files map[string][]byte
 	Key   []byte // of the passwords of databases
-	Log   *slog.Logger
+	// Sources says what databases may be copied from.
+	Sources postgres.Sources
+	Log     *slog.Logger
 }
 
 // Driver is a driver.Driver, a driver.Pauser, a driver.Listener and a
@@ -53,6 +55,7 @@ type Driver struct {
 	files      map[string][]byte
 	filesLayer string
 
+	sources   postgres.Sources
 	key       []byte
 	preparing sync.Mutex                  // held while a baseline is made
 	mu        sync.Mutex                  // guards databases
@@ -71,7 +74,7 @@ func New(o Options) *Driver {
 	return &Driver{
 		dir: o.Dir, pool: o.Pool, runtimes: o.Runtimes, log: o.Log,
 		files: o.Files, filesLayer: filesName(o.Files),
-		key: o.Key, databases: map[string]postgres.Running{},
+		sources: o.Sources, key: o.Key, databases: map[string]postgres.Running{},
 	}
 }
 
