@@ -17,6 +17,7 @@ import (
 func launcher() {
 	unix.CloseOnExec(boot.LauncherFD)
 	signal.Ignore(unix.SIGCHLD) // guests that end leave no zombies
+	network()
 	for {
 		message, fds, err := receive(boot.LauncherFD, boot.LaunchSize)
 		if err == unix.EINTR {
@@ -47,7 +48,33 @@ func launcher() {
 		if err == nil {
 			unix.Close(pidfd)
 		}
+		network()
 	}
+}
+
+// network moves the calling thread, which guests descend from, into a new
+// network with nothing but a loopback device: that of the next guest. It takes
+// as long as all the other namespaces together, so it is made ahead. Since it
+// belongs to no user namespace of a guest's, nobody inside can change it.
+func network() {
+	if unix.Unshare(unix.CLONE_NEWNET) != nil || loopback() != nil {
+		os.Exit(1) // the server starts another one
+	}
+}
+
+// loopback brings the only network interface up.
+func loopback() error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	lo, err := unix.NewIfreq("lo")
+	if err != nil {
+		return err
+	}
+	lo.SetUint16(unix.IFF_UP | unix.IFF_RUNNING)
+	return unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, lo)
 }
 
 // launch starts a guest in namespaces of its own, inside the environment's
@@ -61,8 +88,8 @@ func launch(message []byte, fds []int) (pid, pidfd int, err error) {
 	attr := &syscall.SysProcAttr{
 		// The cgroup namespace is made by the guest: made here, it would
 		// begin at this process's group.
-		Cloneflags: unix.CLONE_NEWUSER | unix.CLONE_NEWNS | unix.CLONE_NEWPID |
-			unix.CLONE_NEWNET | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS,
+		// The network is there already.
+		Cloneflags:  unix.CLONE_NEWUSER | unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS,
 		UidMappings: ids, GidMappings: ids, GidMappingsEnableSetgroups: true,
 		Credential: &syscall.Credential{Uid: 0, Gid: 0},
 		Setsid:     true,

@@ -59,10 +59,7 @@ func prepare(c boot.Config) (t tree, err error) {
 	if err := unix.Sethostname([]byte(c.Hostname)); err != nil {
 		return t, failed("set hostname", err)
 	}
-	if err := unix.Unshare(unix.CLONE_NEWCGROUP); err != nil {
-		return t, failed("unshare cgroup namespace", err)
-	}
-	return t, failed("bring up loopback", loopback())
+	return t, failed("unshare cgroup namespace", unix.Unshare(unix.CLONE_NEWCGROUP))
 }
 
 // devices makes /dev.
@@ -258,21 +255,6 @@ func set(path, value string) error {
 	_, err = unix.Write(fd, []byte(value))
 	unix.Close(fd)
 	return failed("write "+path, err)
-}
-
-// loopback brings the only network interface up.
-func loopback() error {
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(fd)
-	lo, err := unix.NewIfreq("lo")
-	if err != nil {
-		return err
-	}
-	lo.SetUint16(unix.IFF_UP | unix.IFF_RUNNING)
-	return unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, lo)
 }
 
 // kills reads how many processes were killed for memory so far; 0 when that
