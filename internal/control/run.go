@@ -313,6 +313,9 @@ func (e *Engine) startRun(ctx context.Context, s *situation, r *run) error {
 	if failure == nil {
 		p, err := e.process(r)
 		if err == nil {
+			err = e.admit(ctx, s, r.ID)
+		}
+		if err == nil {
 			err = e.Driver.StartProcess(ctx, s.env.Handle, s.env.Spec, e.agentVariables(s.env, p))
 		}
 		if ctx.Err() != nil {
@@ -438,6 +441,9 @@ func (e *Engine) watch(env *environment, r *run) {
 				}
 			}
 			return
+		}
+		if !gone {
+			e.dismissRun(e.ctx, env, r.ID)
 		}
 		err = e.changeRun(e.ctx, r, func(tx *store.Tx, env *environment, r *run) error {
 			if r.Phase.Ended() {

@@ -28,7 +28,8 @@ const (
 
 // serve starts the services of an environment whose sandbox runs and returns
 // when all are ready. Those that run already are taken over.
-func (e *Engine) serve(ctx context.Context, env *environment) error {
+func (e *Engine) serve(ctx context.Context, s *situation) error {
+	env := s.env
 	if len(env.Spec.Services) == 0 || e.isAttended(env.ID) {
 		return nil
 	}
@@ -37,12 +38,15 @@ func (e *Engine) serve(ctx context.Context, env *environment) error {
 		return mayfly.Errorf(mayfly.Unsupported, "services cannot run here")
 	}
 	processes := make([]string, len(env.Spec.Services))
-	for i, s := range env.Spec.Services {
-		process, err := d.StartService(ctx, env.Handle, env.Spec, s.Name)
+	for i, service := range env.Spec.Services {
+		process, err := d.StartService(ctx, env.Handle, env.Spec, service.Name)
 		if err != nil {
-			return fmt.Errorf("service %s: %w", s.Name, err)
+			return fmt.Errorf("service %s: %w", service.Name, err)
 		}
 		processes[i] = process
+	}
+	if err := d.Admit(ctx, env.Handle, env.Spec, s.running()); err != nil {
+		return err
 	}
 	e.attend(d, env, processes)
 	return nil
@@ -121,6 +125,7 @@ func (e *Engine) restart(ctx context.Context, d driver.Servicer, env *environmen
 			if err == nil {
 				process = started
 				e.noteService(ctx, env.ID, "service.started", fields{"service": name})
+				e.wake(env.ID) // to see who may use it
 				break
 			}
 			failure := userError(e.Log, err, "environment", env.ID, "service", name)
@@ -137,19 +142,47 @@ func (e *Engine) noteService(ctx context.Context, env, kind string, data fields)
 }
 
 // stepServices takes over the services of an environment that an earlier
-// engine has started. Without them no run of an agent starts; what runs already
-// goes on.
+// engine has started, and sees to it that nobody but what runs can use them.
+// Without them no run of an agent starts; what runs already goes on.
 func (e *Engine) stepServices(ctx context.Context, s *situation) (bool, error) {
-	if len(s.env.Spec.Services) == 0 || s.env.Phase != mayfly.Ready || e.isAttended(s.env.ID) {
+	if len(s.env.Spec.Services) == 0 || s.env.Phase != mayfly.Ready {
 		return false, nil
 	}
-	err := e.serve(ctx, s.env)
+	if e.isAttended(s.env.ID) {
+		if err := e.admit(ctx, s); err != nil {
+			e.Log.Warn("see who may use services", "environment", s.env.ID, "error", err)
+			s.by(e.Now().Add(doorRetry))
+		}
+		return false, ctx.Err()
+	}
+	err := e.serve(ctx, s)
 	if err == nil || ctx.Err() != nil {
 		return false, ctx.Err()
 	}
 	failure := userError(e.Log, fmt.Errorf("start services: %w", err), "environment", s.env.ID)
 	s.by(e.Now().Add(doorRetry))
 	return e.failAgents(ctx, s, failure)
+}
+
+// admit lets what runs, and more, use the services of an environment.
+func (e *Engine) admit(ctx context.Context, s *situation, more ...string) error {
+	d, ok := e.Driver.(driver.Servicer)
+	if !ok || len(s.env.Spec.Services) == 0 {
+		return nil
+	}
+	return d.Admit(ctx, s.env.Handle, s.env.Spec, append(s.running(), more...))
+}
+
+// dismissRun ends what a run that has ended had of services, before its end is
+// saved. What fails here the next step does.
+func (e *Engine) dismissRun(ctx context.Context, env *environment, run string) {
+	d, ok := e.Driver.(driver.Servicer)
+	if !ok || len(env.Spec.Services) == 0 {
+		return
+	}
+	if err := d.Dismiss(ctx, env.Handle, env.Spec, run); err != nil && ctx.Err() == nil {
+		e.Log.Warn("take services from a run that has ended", "run", run, "error", err)
+	}
 }
 
 // failServices gives an environment up whose services do not start: a new one

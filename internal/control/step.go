@@ -37,6 +37,17 @@ func (s *situation) by(t time.Time) {
 	}
 }
 
+// running are the runs that have begun.
+func (s *situation) running() []string {
+	var ids []string
+	for _, r := range s.runs {
+		if r.Phase == mayfly.RunRunning {
+			ids = append(ids, r.ID)
+		}
+	}
+	return ids
+}
+
 func (s *situation) pendingRun() bool {
 	for _, r := range s.runs {
 		if r.Phase == mayfly.RunPending {
@@ -392,7 +403,7 @@ func (e *Engine) startSandbox(ctx context.Context, s *situation) error {
 		}
 		return e.failPendingRuns(ctx, s, err)
 	}
-	if err := e.serve(ctx, s.env); err != nil {
+	if err := e.serve(ctx, s); err != nil {
 		return e.failServices(ctx, s, err)
 	}
 	return e.noteReady(ctx, s, "environment.ready")
@@ -497,7 +508,7 @@ func (e *Engine) resume(ctx context.Context, s *situation, seen driver.SandboxSt
 	case mayfly.Paused:
 		return e.noteReady(ctx, s, "environment.resumed")
 	}
-	if err := e.serve(ctx, env); err != nil {
+	if err := e.serve(ctx, s); err != nil {
 		return e.failServices(ctx, s, err)
 	}
 	return e.noteReady(ctx, s, "environment.ready")

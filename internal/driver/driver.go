@@ -132,6 +132,14 @@ type Servicer interface {
 	// returns its process when it is ready, for WaitProcess. The sandbox runs.
 	// A service that does not become ready has no process left.
 	StartService(ctx context.Context, h Handle, s Spec, name string) (process string, err error)
+	// Admit lets exactly the given runs use the services, whose processes
+	// StartProcess tells how. What others had of them ends: passwords, and
+	// sessions that are open. When that is so already, it does nothing. The
+	// services run.
+	Admit(ctx context.Context, h Handle, s Spec, runs []string) error
+	// Dismiss ends what a run had of the services; with an error, Admit
+	// completes it. Safe beside everything else.
+	Dismiss(ctx context.Context, h Handle, s Spec, run string) error
 }
 
 // Listener is a driver that can open doors into an environment.

@@ -6,6 +6,7 @@ import (
 	"crypto/pbkdf2"
 	"crypto/sha256"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -66,8 +67,27 @@ func (l Login) statements(exists bool) string {
 		"ALTER ROLE " + name + " SET role = " + literal(l.Owner)
 }
 
+// Logins names the logins that begin with prefix.
+func (r Running) Logins(ctx context.Context, prefix string) (names []string, err error) {
+	err = r.withConn(ctx, maintenance(r.Database), func(conn *pgconn.PgConn) error {
+		names, err = column(ctx, conn, "SELECT rolname FROM pg_roles WHERE starts_with(rolname::text, $1) ORDER BY 1", prefix)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list who may use the database: %w", err)
+	}
+	return names, nil
+}
+
 // revokeTimeout is how long sessions may take to end.
 const revokeTimeout = 10 * time.Second
+
+// lockTimeout is how long Revoke waits for a lock until it ends the sessions of
+// the login once more: one that was being let in may hold it.
+const lockTimeout = time.Second
+
+// lockNotAvailable is the SQLSTATE of a lock that was waited for too long.
+const lockNotAvailable = "55P03"
 
 // Revoke ends the login: no session of it is left, what it owned is the
 // owner's, and the role is gone. Revoking a missing one is not an error.
@@ -79,25 +99,38 @@ func (r Running) Revoke(ctx context.Context, name, owner string) error {
 		if err != nil || len(ids) == 0 {
 			return err
 		}
-		if err := execute(ctx, conn, "ALTER ROLE "+identifier(name)+" NOLOGIN PASSWORD NULL"); err != nil {
-			return err
+		for {
+			err := r.revoke(ctx, conn, ids[0], name, owner)
+			var refused *pgconn.PgError
+			if !errors.As(err, &refused) || refused.Code != lockNotAvailable || ctx.Err() != nil {
+				return err
+			}
 		}
-		if err := endSessions(ctx, conn, ids[0]); err != nil {
-			return err
-		}
-		if err := r.reassign(ctx, conn, ids[0], name, owner); err != nil {
-			return err
-		}
-		if err := execute(ctx, conn, "DROP ROLE "+identifier(name)); err != nil {
-			return err
-		}
-		// One that was being let in when logging in was forbidden.
-		return endSessions(ctx, conn, ids[0])
 	})
 	if err != nil {
 		return fmt.Errorf("revoke access to the database: %w", err)
 	}
 	return nil
+}
+
+func (r Running) revoke(ctx context.Context, conn *pgconn.PgConn, id, name, owner string) error {
+	// A session that changes its own password holds the role's row.
+	err := execute(ctx, conn, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usesysid = "+literal(id)+"::oid;"+
+		"SET lock_timeout = "+literal(lockTimeout.String())+"; ALTER ROLE "+identifier(name)+" NOLOGIN PASSWORD NULL")
+	if err != nil {
+		return err
+	}
+	if err := endSessions(ctx, conn, id); err != nil {
+		return err
+	}
+	if err := r.reassign(ctx, conn, id, name, owner); err != nil {
+		return err
+	}
+	if err := execute(ctx, conn, "DROP ROLE "+identifier(name)); err != nil {
+		return err
+	}
+	// One that was being let in when logging in was forbidden.
+	return endSessions(ctx, conn, id)
 }
 
 // quiet is how many times in a row no session must be seen.
@@ -133,7 +166,7 @@ func (r Running) reassign(ctx context.Context, conn *pgconn.PgConn, id, name, ow
 	if err != nil {
 		return err
 	}
-	give := "SET lock_timeout = '5s'; REASSIGN OWNED BY " + identifier(name) + " TO " + identifier(owner) + "; DROP OWNED BY " + identifier(name)
+	give := "SET lock_timeout = " + literal(lockTimeout.String()) + "; REASSIGN OWNED BY " + identifier(name) + " TO " + identifier(owner) + "; DROP OWNED BY " + identifier(name)
 	for _, database := range databases {
 		// Whoever owns a database may have closed it.
 		if err := execute(ctx, conn, "ALTER DATABASE "+identifier(database)+" ALLOW_CONNECTIONS true"); err != nil {

@@ -22,12 +22,9 @@ import (
 	"mayfly.dev/mayfly/internal/sandbox"
 )
 
-// Roles of every Postgres: what is made belongs to the owner, whom commands
-// log in as somebody else to act as.
-const (
-	databaseOwner = "owner"
-	databaseLogin = "agent"
-)
+// databaseOwner is the role that what is made in a Postgres belongs to. Each
+// run logs in as a role of its own, to act as the owner.
+const databaseOwner = "owner"
 
 // secret derives a secret from the server's key.
 func (d *Driver) secret(what string, of ...string) string {
@@ -70,7 +67,7 @@ func (d *Driver) instance(v service) (postgres.Instance, error) {
 func (v service) socket() string { return "." + v.Name }
 
 // startDatabase starts a Postgres, or takes over one that runs, and lets the
-// environment's commands in.
+// environment's runs in.
 func (d *Driver) startDatabase(ctx context.Context, v service, process string) (string, error) {
 	i, err := d.instance(v)
 	if err != nil {
@@ -88,18 +85,14 @@ func (d *Driver) startDatabase(ctx context.Context, v service, process string) (
 		}
 		process = l.process
 	}
-	login := postgres.Login{Name: databaseLogin, Password: d.password(v), Owner: databaseOwner}
-	if err := r.Grant(ctx, login); err != nil {
+	there, err := r.Logins(ctx, runPrefix)
+	if err != nil {
 		return "", err
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.databases[v.h.Environment] = r
+	d.databases[v.h.Environment] = &openDatabase{Running: r, service: v, logins: there}
 	return process, nil
-}
-
-func (d *Driver) password(v service) string {
-	return d.secret("password of a database", v.h.Environment, v.Name)
 }
 
 // forgetDatabase comes after the end of an environment's processes.
@@ -117,21 +110,21 @@ const checkpointTimeout = 5 * time.Second
 // without it is as sound.
 func (d *Driver) checkpoint(ctx context.Context, env string) {
 	d.mu.Lock()
-	r, ok := d.databases[env]
+	o, ok := d.databases[env]
 	d.mu.Unlock()
 	if !ok {
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, checkpointTimeout)
 	defer cancel()
-	if err := r.Checkpoint(ctx); err != nil {
+	if err := o.Checkpoint(ctx); err != nil {
 		d.log.Warn("checkpoint before a snapshot", "environment", env, "error", err)
 	}
 }
 
 // databaseVariables are those by which the commands of an environment find its
 // database, but for what its template or its owner sets.
-func (d *Driver) databaseVariables(h driver.Handle, s driver.Spec) (map[string]string, error) {
+func (d *Driver) databaseVariables(h driver.Handle, s driver.Spec, run string) (map[string]string, error) {
 	at, ok := database(s.Services)
 	if !ok {
 		return nil, nil
@@ -145,13 +138,13 @@ func (d *Driver) databaseVariables(h driver.Handle, s driver.Spec) (map[string]s
 		return nil, err
 	}
 	const host = "127.0.0.1"
-	port, password := strconv.Itoa(postgres.Port), d.password(v)
+	port, password := strconv.Itoa(postgres.Port), d.password(v, run)
 	address := url.URL{
-		Scheme: "postgres", User: url.UserPassword(databaseLogin, password),
+		Scheme: "postgres", User: url.UserPassword(run, password),
 		Host: host + ":" + port, Path: "/" + v.Postgres.Database,
 	}
 	vars := map[string]string{
-		"PGHOST": host, "PGPORT": port, "PGUSER": databaseLogin, "PGPASSWORD": password,
+		"PGHOST": host, "PGPORT": port, "PGUSER": run, "PGPASSWORD": password,
 		"PGDATABASE": v.Postgres.Database, "DATABASE_URL": address.String(),
 	}
 	for _, own := range []map[string]string{t.Lock.Env, s.Env} {

@@ -57,9 +57,9 @@ type Driver struct {
 
 	sources   postgres.Sources
 	key       []byte
-	preparing sync.Mutex                  // held while a baseline is made
-	mu        sync.Mutex                  // guards databases
-	databases map[string]postgres.Running // by environment
+	preparing sync.Mutex               // held while a baseline is made
+	mu        sync.Mutex               // guards databases
+	databases map[string]*openDatabase // by environment
 }
 
 var (
@@ -74,7 +74,7 @@ func New(o Options) *Driver {
 	return &Driver{
 		dir: o.Dir, pool: o.Pool, runtimes: o.Runtimes, log: o.Log,
 		files: o.Files, filesLayer: filesName(o.Files),
-		sources: o.Sources, key: o.Key, databases: map[string]postgres.Running{},
+		sources: o.Sources, key: o.Key, databases: map[string]*openDatabase{},
 	}
 }
 
@@ -466,7 +466,7 @@ func (d *Driver) StartProcess(ctx context.Context, h driver.Handle, s driver.Spe
 		vars["TERM"] = "xterm-256color"
 	}
 	if len(s.Services) > 0 {
-		own, err := d.databaseVariables(h, s)
+		own, err := d.databaseVariables(h, s, p.Run)
 		if err != nil {
 			return err
 		}

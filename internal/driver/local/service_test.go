@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -43,9 +44,10 @@ func templateOf(t testing.TB, d *Driver, services string, files map[string]strin
 // place is an environment with services.
 type place struct {
 	testing.TB
-	d *Driver
-	h driver.Handle
-	s driver.Spec
+	d    *Driver
+	h    driver.Handle
+	s    driver.Spec
+	runs []string // admitted by the test itself
 }
 
 var places uint32
@@ -54,9 +56,9 @@ var places uint32
 func enter(t testing.TB, d *Driver, l mayfly.Lock, from *mayfly.SnapshotRef) *place {
 	t.Helper()
 	places++
-	p := &place{t, d,
-		driver.Handle{Environment: mayfly.NewID("env", time.Now()), Isolation: mayfly.Native, UIDBase: 0x2000_0000 + places<<16},
-		driver.Spec{Template: l.Template, From: from, Limits: mayfly.DefaultLimits, Services: l.Services}}
+	p := &place{TB: t, d: d,
+		h: driver.Handle{Environment: mayfly.NewID("env", time.Now()), Isolation: mayfly.Native, UIDBase: 0x2000_0000 + places<<16},
+		s: driver.Spec{Template: l.Template, From: from, Limits: mayfly.DefaultLimits, Services: l.Services}}
 	if err := d.Create(t.Context(), p.h, p.s); err != nil {
 		t.Fatal(err)
 	}
@@ -81,21 +83,52 @@ func (p *place) start() {
 		}
 		p.Logf("%s is ready after %v", s.Name, time.Since(began))
 	}
+	if err := p.d.Admit(p.Context(), p.h, p.s, p.runs); err != nil {
+		p.Fatal(err)
+	}
+}
+
+// begin starts a shell command as a run.
+func (p *place) begin(script string) (run string) {
+	p.Helper()
+	run = mayfly.NewID("run", time.Now())
+	p.runs = append(p.runs, run)
+	if err := p.d.Admit(p.Context(), p.h, p.s, p.runs); err != nil {
+		p.Fatal(err)
+	}
+	err := p.d.StartProcess(p.Context(), p.h, p.s, driver.Process{Run: run, Command: []string{"sh", "-c", script}})
+	if err != nil {
+		p.Fatal(err)
+	}
+	return run
+}
+
+// end waits for the end of a run, and takes the services from it.
+func (p *place) end(run string) (said string, status int) {
+	p.Helper()
+	exit, err := p.d.WaitProcess(p.Context(), p.h, run)
+	if err != nil {
+		p.Fatal(err)
+	}
+	p.runs = slices.DeleteFunc(p.runs, func(r string) bool { return r == run })
+	err = p.d.Dismiss(p.Context(), p.h, p.s, run)
+	for tries := 0; err != nil && tries < 100; tries++ { // as the engine does
+		p.Log(err)
+		time.Sleep(100 * time.Millisecond)
+		if _, err = p.d.StartService(p.Context(), p.h, p.s, p.s.Services[0].Name); err == nil {
+			err = p.d.Admit(p.Context(), p.h, p.s, p.runs)
+		}
+	}
+	if err != nil {
+		p.Fatal(err)
+	}
+	return p.d.output(p.h, run), exit.Code
 }
 
 // sh runs a shell command as the agent would, and returns what it says.
 func (p *place) sh(script string) (string, int) {
 	p.Helper()
-	run := mayfly.NewID("run", time.Now())
-	err := p.d.StartProcess(p.Context(), p.h, p.s, driver.Process{Run: run, Command: []string{"sh", "-c", script}})
-	if err != nil {
-		p.Fatal(err)
-	}
-	exit, err := p.d.WaitProcess(p.Context(), p.h, run)
-	if err != nil {
-		p.Fatal(err)
-	}
-	return p.d.output(p.h, run), exit.Code
+	return p.end(p.begin(script))
 }
 
 // want fails the test unless a shell command says what it should.

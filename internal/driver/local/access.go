@@ -1,0 +1,99 @@
+package local
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+
+	"mayfly.dev/mayfly/internal/driver"
+	"mayfly.dev/mayfly/internal/postgres"
+)
+
+// openDatabase is a Postgres that runs in an environment, and who may use it.
+type openDatabase struct {
+	postgres.Running
+	service service
+
+	mu     sync.Mutex // guards logins
+	logins []string   // runs that have a role
+}
+
+// runPrefix begins the ids of runs, which are the names of their roles.
+const runPrefix = "run-"
+
+// password is that of a run, whose role is the only one that it fits.
+func (d *Driver) password(v service, run string) string {
+	return d.secret("password of a run for a database", v.h.Environment, v.Name, run)
+}
+
+// openDatabase returns the Postgres of an environment, nil when it has none.
+func (d *Driver) openDatabase(h driver.Handle, s driver.Spec) (*openDatabase, error) {
+	if _, ok := database(s.Services); !ok {
+		return nil, nil
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if o := d.databases[h.Environment]; o != nil {
+		return o, nil
+	}
+	return nil, errors.New("the database of the environment does not run")
+}
+
+// Admit implements driver.Servicer.
+func (d *Driver) Admit(ctx context.Context, h driver.Handle, s driver.Spec, runs []string) error {
+	o, err := d.openDatabase(h, s)
+	if o == nil || err != nil {
+		return err
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, run := range runs {
+		if slices.Contains(o.logins, run) {
+			continue
+		}
+		o.logins = append(o.logins, run) // also when it fails half-way
+		l := postgres.Login{Name: run, Password: d.password(o.service, run), Owner: databaseOwner}
+		if err := o.Grant(ctx, l); err != nil {
+			return errors.Join(err, d.revoke(context.WithoutCancel(ctx), o, run))
+		}
+	}
+	for _, run := range slices.Clone(o.logins) {
+		if !slices.Contains(runs, run) {
+			err = errors.Join(err, d.revoke(ctx, o, run))
+		}
+	}
+	return err
+}
+
+// Dismiss implements driver.Servicer.
+func (d *Driver) Dismiss(ctx context.Context, h driver.Handle, s driver.Spec, run string) error {
+	o, err := d.openDatabase(h, s)
+	if o == nil || err != nil {
+		return nil // what does not run has no sessions, and starts with Admit
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if !slices.Contains(o.logins, run) {
+		return nil
+	}
+	return d.revoke(ctx, o, run)
+}
+
+// revoke ends the role of a run, and its sessions. When a database does not
+// let that happen, because its connections are exhausted for one, the whole
+// server is ended, and its next start begins with this.
+func (d *Driver) revoke(ctx context.Context, o *openDatabase, run string) error {
+	err := o.Revoke(ctx, run, databaseOwner)
+	if err == nil {
+		o.logins = slices.DeleteFunc(o.logins, func(l string) bool { return l == run })
+		return nil
+	}
+	if ctx.Err() != nil {
+		return err
+	}
+	undo, cancel := context.WithTimeout(ctx, clearTimeout)
+	defer cancel()
+	return fmt.Errorf("the database is started anew: %w", errors.Join(err, d.clear(undo, o.service)))
+}
