@@ -24,8 +24,8 @@ func TestSectionsMeasure(t *testing.T) {
 		t.Fatalf("build: %v\n%s", err, out)
 	}
 	output := filepath.Join(t.TempDir(), "results.json")
-	tiny := sizes{rounds: 2, few: 1, burst: 3, small: 100, large: 200, idle: 3, baseIdle: 2}
-	if err := run(t.Context(), bin, "start|run|burst|volume|idle", output, tiny); err != nil {
+	tiny := sizes{rounds: 2, few: 1, burst: 3, small: 100, large: 200, idle: 3, baseIdle: 2, database: 8, huge: 16, clones: 2, seconds: 1}
+	if err := run(t.Context(), bin, "start|run|burst|volume|idle|database", output, tiny); err != nil {
 		t.Fatal(err)
 	}
 	b, err := os.ReadFile(output)
@@ -46,6 +46,9 @@ func TestSectionsMeasure(t *testing.T) {
 		"snapshot, 100 files against cp -a", "rollback, 200 files against on 100 files",
 		"fork, 100 files against cp -a", "diff of 50 files, 200 files against diff -rq",
 		"delete, 100 files against rm -rf", "idle x3: memory, PSS against bwrap",
+		"clone 8 MB to SELECT, p50 against cp -a", "clone 8 MB to SELECT, p50 against pg_dump, pg_restore", "clone 16 MB to SELECT against of 8 MB",
+		"rollback, files and 8 MB against CREATE DATABASE TEMPLATE", "2 clones at once, all against one",
+		"idle instance, PSS against plain", "pgbench inside against plain",
 	} {
 		if r := seen[name]; r.Value <= 0 || r.Baseline <= 0 {
 			t.Errorf("%s: got = %+v, want a value and a baseline", name, r)

@@ -26,11 +26,17 @@ type sizes struct {
 	large    int // files
 	idle     int // environments
 	baseIdle int // bubblewraps
+	database int // MB
+	huge     int // MB of a second database; 0: none
+	clones   int // of the database, at once
+	seconds  int // of pgbench
 }
 
 var (
-	full  = sizes{rounds: 100, few: 7, burst: 100, small: 10_000, large: 200_000, idle: 1000, baseIdle: 50}
-	quick = sizes{rounds: 5, few: 2, burst: 8, small: 300, large: 1500, idle: 10, baseIdle: 5}
+	full = sizes{rounds: 100, few: 7, burst: 100, small: 10_000, large: 200_000, idle: 1000, baseIdle: 50,
+		database: 1024, huge: 5 * 1024, clones: 15, seconds: 5}
+	quick = sizes{rounds: 5, few: 2, burst: 8, small: 300, large: 1500, idle: 10, baseIdle: 5,
+		database: 64, clones: 3, seconds: 2}
 )
 
 // bench is one run of the program.
@@ -58,12 +64,13 @@ var sections = []struct {
 	{"files", (*bench).fileWork},
 	{"idle", (*bench).idleEnvironments},
 	{"gateway", (*bench).gateway},
+	{"database", (*bench).databases},
 }
 
 func main() {
 	output := flag.String("o", "", "file for the results as JSON")
 	bin := flag.String("bin", "bin", "directory of mayfly and mayfly-guest")
-	only := flag.String("only", "", "measure only the sections that match: start, run, burst, volume, files, idle, gateway")
+	only := flag.String("only", "", "measure only the sections that match: start, run, burst, volume, files, idle, gateway, database")
 	small := flag.Bool("quick", false, "measure little, to see that it works")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)

@@ -1,4 +1,4 @@
-// Command work does to files what agents do all day and prints how long it
+// Command work does to files and databases what agents do all day and prints how long it
 // took, in nanoseconds, without its own start. It runs in the current
 // directory, inside an environment and outside alike.
 package main
@@ -19,7 +19,7 @@ const archive = "work.tar"
 
 func main() {
 	if len(os.Args) < 2 {
-		fmt.Fprintln(os.Stderr, "usage: work prepare DIR | git-status | untar | npm | fsync | touch N SALT")
+		fmt.Fprintln(os.Stderr, "usage: work prepare DIR | git-status | untar | npm | fsync | touch N SALT | query SQL")
 		os.Exit(64)
 	}
 	if err := run(os.Args[1], os.Args[2:]); err != nil {
@@ -46,6 +46,8 @@ func run(command string, args []string) error {
 			return err
 		}
 		return timed(func() error { return touch(n, args[1]) })
+	case "query":
+		return query(args[0])
 	}
 	return fmt.Errorf("unknown workload %q", command)
 }
