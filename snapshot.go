@@ -66,6 +66,14 @@ type DiffRequest struct {
 	Format      string `json:"format,omitempty"` // "patch" (git's, binary safe), "stat" (text) or "json" ([]Change)
 }
 
+// RowsRequest names two states of one environment whose databases to compare.
+type RowsRequest struct {
+	Environment string `json:"environment"`      // ref
+	From        string `json:"from,omitempty"`   // snapshot; empty: what the template's database began with
+	To          string `json:"to,omitempty"`     // snapshot; empty: the live state
+	Format      string `json:"format,omitempty"` // "text" (for a person), "json", or SQL: "forward" makes To of From, "reverse" From of To
+}
+
 // Snapshots takes, lists, restores and compares snapshots. A snapshot's ref
 // is its id or, within an environment, its number.
 type Snapshots interface {
@@ -77,6 +85,9 @@ type Snapshots interface {
 	Rollback(ctx context.Context, env, snapshot string) (Snapshot, error)
 	// Diff streams the difference in the requested format.
 	Diff(ctx context.Context, r DiffRequest) (io.ReadCloser, error)
+	// DiffRows streams the difference between databases, row by row, in the
+	// requested format.
+	DiffRows(ctx context.Context, r RowsRequest) (io.ReadCloser, error)
 	// Hash is the digest of a tree: paths, types, modes, contents and link
 	// targets below path (default /workspace without .git), no times.
 	Hash(ctx context.Context, env, snapshot, path string) (string, error)

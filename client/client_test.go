@@ -194,6 +194,15 @@ func TestAnswersAreThoseOfTheServiceItself(t *testing.T) {
 			}
 			return string(b), err
 		},
+		"rows": func(s mayfly.Service) (any, error) {
+			r, err := s.DiffRows(ctx, mayfly.RowsRequest{Environment: run.ID, From: "1", To: "2", Format: "reverse"})
+			if err != nil {
+				return nil, err
+			}
+			defer r.Close()
+			b, err := io.ReadAll(r)
+			return string(b), err
+		},
 		"templates": func(s mayfly.Service) (any, error) { return s.Templates(ctx) },
 		"template":  func(s mayfly.Service) (any, error) { return s.Template(ctx, apitest.Digest("t")) },
 		"info":      func(s mayfly.Service) (any, error) { return s.Info(ctx) },

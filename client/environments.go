@@ -82,6 +82,15 @@ func (c *Client) Diff(ctx context.Context, r mayfly.DiffRequest) (io.ReadCloser,
 	return b, nil
 }
 
+// DiffRows implements mayfly.Snapshots.
+func (c *Client) DiffRows(ctx context.Context, r mayfly.RowsRequest) (io.ReadCloser, error) {
+	b, err := c.stream(ctx, get("environments", r.Environment, "rows").set("from", r.From).set("to", r.To).set("format", r.Format))
+	if err != nil {
+		return nil, err
+	}
+	return b, nil
+}
+
 // Hash implements mayfly.Snapshots.
 func (c *Client) Hash(ctx context.Context, env, snapshot, path string) (string, error) {
 	out, err := fetch[struct{ Digest string }](ctx, c, get("environments", env, "hash").set("snapshot", snapshot).set("path", path), nil)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"io"
 	"os"
@@ -22,13 +23,26 @@ git's format, binary files and modes included. --from and --to name snapshots
 to compare instead of the beginning and the state now; --step N shows what one
 step of a run did. On a terminal it is coloured, and control characters in it
 are made visible; into a pipe it is exact. With --json: a list of Change
-objects.`,
+objects.
+
+--rows compares the databases of the two states instead: the rows of each table
+that were inserted, deleted and updated, the schema, sequences and large
+objects. Both states are started in sandboxes of their own for it, so that what
+runs in the environment is not disturbed. With --sql forward it prints SQL that
+makes the second state of the first, with --sql reverse SQL that takes the
+change back; each is one transaction that changes nothing unless the database
+is in the state that it is for. Values of columns that the manifest lists under
+redact are hidden. With --json: an object with tables and their rows, schema,
+sequences and large_objects (docs/services.md).`,
 		Example: `  mayfly diff swift-otter
   mayfly diff swift-otter --stat
   mayfly diff swift-otter --from 1 --to 2
   mayfly diff swift-otter --all
   mayfly diff run-06x9qk2n4c8wz3vy --step 3
-  mayfly diff swift-otter > change.patch`,
+  mayfly diff swift-otter > change.patch
+  mayfly diff swift-otter --rows
+  mayfly diff run-06x9qk2n4c8wz3vy --rows --step 3 --json
+  mayfly diff swift-otter --rows --sql reverse > undo.sql`,
 		Args: arguments(1, 1, "ENV or RUN"), ValidArgsFunction: a.completeEnvironment,
 	}
 	q := mayfly.DiffRequest{Format: "patch"}
@@ -37,12 +51,21 @@ objects.`,
 	all := c.Flags().Bool("all", false, "the whole file system instead of the workspace")
 	c.Flags().StringVar(&q.From, "from", "", "from this `SNAPSHOT`")
 	c.Flags().StringVar(&q.To, "to", "", "to this `SNAPSHOT`")
+	rows := c.Flags().Bool("rows", false, "the rows of the databases instead of files")
+	script := c.Flags().String("sql", "", "with --rows: a script in this `direction`, forward or reverse")
 	var step stepFlag
 	step.add(c, "what step `N` of the run changed")
 	c.Flags().StringVar(&q.Path, "path", "", "`directory` to compare (default /workspace)")
 	c.RunE = func(c *cobra.Command, args []string) error {
-		if err := errors.Join(exclusive(c, "all", "path"), exclusive(c, "stat", "json"), exclusive(c, "step", "from"), exclusive(c, "step", "to")); err != nil {
+		if err := errors.Join(exclusive(c, "all", "path"), exclusive(c, "stat", "json"), exclusive(c, "step", "from"), exclusive(c, "step", "to"),
+			exclusive(c, "rows", "all"), exclusive(c, "rows", "path"), exclusive(c, "rows", "stat"), exclusive(c, "sql", "json")); err != nil {
 			return err
+		}
+		if c.Flags().Changed("sql") && !*rows {
+			return usage(c, "--sql goes with --rows")
+		}
+		if c.Flags().Changed("sql") && *script != "forward" && *script != "reverse" {
+			return usage(c, "bad --sql %q: use forward or reverse", *script)
 		}
 		q.Environment = args[0]
 		if step.given() {
@@ -61,7 +84,16 @@ objects.`,
 		if *all {
 			q.Path = "/"
 		}
-		body, err := a.svc().Diff(c.Context(), q)
+		diff := func() (io.ReadCloser, error) { return a.svc().Diff(c.Context(), q) }
+		if *rows {
+			r := mayfly.RowsRequest{Environment: q.Environment, From: q.From, To: q.To, Format: cmp.Or(*script, "text")}
+			if *asJSON {
+				r.Format = "json"
+			}
+			diff = func() (io.ReadCloser, error) { return a.svc().DiffRows(c.Context(), r) }
+			q.Format = r.Format
+		}
+		body, err := diff()
 		if err != nil {
 			return a.nearest(c.Context(), args[0], err)
 		}

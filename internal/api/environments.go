@@ -105,7 +105,7 @@ func (s *Server) rollback(w http.ResponseWriter, r *http.Request) error {
 
 // diffTypes are the formats of a difference. A patch holds the bytes of the
 // files, whatever their encoding.
-var diffTypes = map[string]string{"patch": octets, "stat": "text/plain; charset=utf-8", "json": "application/json"}
+var diffTypes = map[string]string{"patch": octets, "stat": plainText, "json": "application/json"}
 
 func (s *Server) diff(w http.ResponseWriter, r *http.Request) error {
 	q := r.URL.Query()
@@ -114,11 +114,33 @@ func (s *Server) diff(w http.ResponseWriter, r *http.Request) error {
 	if !ok {
 		return mayfly.Errorf(mayfly.Invalid, "unknown diff format %q", format).Hint("use patch, stat or json")
 	}
+	return s.send(w, r, contentType, func(ctx context.Context) (io.ReadCloser, error) {
+		return s.svc.Diff(ctx, mayfly.DiffRequest{
+			Environment: r.PathValue("ref"), From: q.Get("from"), To: q.Get("to"), Path: q.Get("path"), Format: format,
+		})
+	})
+}
+
+// rowTypes are the formats of a difference between databases.
+var rowTypes = map[string]string{"text": plainText, "json": "application/json", "forward": octets, "reverse": octets}
+
+func (s *Server) diffRows(w http.ResponseWriter, r *http.Request) error {
+	q := r.URL.Query()
+	format := cmp.Or(q.Get("format"), "text")
+	contentType, ok := rowTypes[format]
+	if !ok {
+		return mayfly.Errorf(mayfly.Invalid, "unknown format %q", format).Hint("use text, json, forward or reverse")
+	}
+	return s.send(w, r, contentType, func(ctx context.Context) (io.ReadCloser, error) {
+		return s.svc.DiffRows(ctx, mayfly.RowsRequest{Environment: r.PathValue("ref"), From: q.Get("from"), To: q.Get("to"), Format: format})
+	})
+}
+
+// send streams what open returns.
+func (s *Server) send(w http.ResponseWriter, r *http.Request, contentType string, open func(context.Context) (io.ReadCloser, error)) error {
 	ctx, done := s.streaming(r)
 	defer done()
-	body, err := s.svc.Diff(ctx, mayfly.DiffRequest{
-		Environment: r.PathValue("ref"), From: q.Get("from"), To: q.Get("to"), Path: q.Get("path"), Format: format,
-	})
+	body, err := open(ctx)
 	if err != nil {
 		return cause(ctx, err)
 	}

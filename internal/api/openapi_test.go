@@ -368,7 +368,7 @@ var methods = map[string]string{
 	"getInfo": "Info", "createEnvironment": "CreateEnvironment", "listEnvironments": "Environments", "getEnvironment": "Environment",
 	"deleteEnvironment": "DeleteEnvironment", "pauseEnvironment": "PauseEnvironment", "resumeEnvironment": "ResumeEnvironment",
 	"extendEnvironment": "ExtendEnvironment", "createSnapshot": "CreateSnapshot", "listSnapshots": "Snapshots", "rollback": "Rollback",
-	"diff": "Diff", "hash": "Hash", "startRun": "StartRun", "listRuns": "Runs", "getRun": "Run", "waitRun": "WaitRun", "killRun": "KillRun",
+	"diff": "Diff", "diffRows": "DiffRows", "hash": "Hash", "startRun": "StartRun", "listRuns": "Runs", "getRun": "Run", "waitRun": "WaitRun", "killRun": "KillRun",
 	"attachRun": "AttachRun", "getLogs": "AttachRun", "listTemplates": "Templates", "getTemplate": "Template", "putTemplate": "PutTemplate",
 	"putImage": "PutImage", "listEvents": "Events",
 	"getGraph": "Graph", "listExchanges": "Exchanges", "getContent": "Content", "forgetExact": "ForgetExact",

@@ -59,6 +59,7 @@ type (
 
 const (
 	octets      = "application/octet-stream"
+	plainText   = "text/plain; charset=utf-8"
 	tarStream   = "application/x-tar"
 	ndjson      = "application/x-ndjson"
 	eventStream = "text/event-stream"
@@ -93,6 +94,8 @@ var routes = []route{
 		kinds: []mayfly.Kind{mayfly.NotFound, mayfly.Conflict, mayfly.Exhausted}, handle: (*Server).rollback},
 	{method: "GET", pattern: "/v1/environments/{ref}/diff", op: "diff", query: []string{"from", "to", "path", "format"}, status: 200, sends: octets,
 		kinds: []mayfly.Kind{mayfly.NotFound, mayfly.Conflict}, handle: (*Server).diff},
+	{method: "GET", pattern: "/v1/environments/{ref}/rows", op: "diffRows", query: []string{"from", "to", "format"}, status: 200, sends: octets,
+		kinds: []mayfly.Kind{mayfly.NotFound, mayfly.Conflict, mayfly.Exhausted, mayfly.Unsupported}, handle: (*Server).diffRows},
 	{method: "GET", pattern: "/v1/environments/{ref}/hash", op: "hash", query: []string{"snapshot", "path"}, status: 200, response: HashResponse{},
 		kinds: []mayfly.Kind{mayfly.NotFound, mayfly.Conflict}, handle: (*Server).hash},
 

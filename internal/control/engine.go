@@ -56,6 +56,8 @@ type Engine struct {
 	wg     sync.WaitGroup
 	slots  chan struct{} // held while making or removing an environment
 
+	comparing chan struct{} // held while comparing databases
+
 	effects effects
 
 	drain     sync.Mutex // held while events move to the ledger; guards the next two
@@ -92,19 +94,20 @@ func New(ctx context.Context, o Options) (*Engine, error) {
 		o.Concurrency = 8
 	}
 	e := &Engine{
-		Options:  o,
-		slots:    make(chan struct{}, o.Concurrency),
-		workers:  map[string]*worker{},
-		changed:  map[string]chan struct{}{},
-		waiting:  map[string]bool{},
-		readers:  map[string]int{},
-		builds:   map[string]bool{},
-		uids:     map[uint32]bool{},
-		doors:    map[string]bool{},
-		attended: map[string]*attendance{},
-		refused:  map[string]refusals{},
-		kept:     map[string]bool{},
-		hidden:   map[string]words{},
+		Options:   o,
+		slots:     make(chan struct{}, o.Concurrency),
+		comparing: make(chan struct{}, rowsAtOnce),
+		workers:   map[string]*worker{},
+		changed:   map[string]chan struct{}{},
+		waiting:   map[string]bool{},
+		readers:   map[string]int{},
+		builds:    map[string]bool{},
+		uids:      map[uint32]bool{},
+		doors:     map[string]bool{},
+		attended:  map[string]*attendance{},
+		refused:   map[string]refusals{},
+		kept:      map[string]bool{},
+		hidden:    map[string]words{},
 	}
 	e.ctx, e.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	if err := e.recover(ctx); err != nil {
@@ -152,6 +155,9 @@ func (e *Engine) recover(ctx context.Context) error {
 		if err := e.Driver.Destroy(ctx, h); err != nil {
 			return fmt.Errorf("remove orphan %s: %w", h.Environment, err)
 		}
+	}
+	if err := e.removeAllHeld(ctx, open); err != nil {
+		return err
 	}
 	for _, env := range open {
 		e.wake(env.ID)
@@ -301,7 +307,7 @@ func (e *Engine) await(ctx context.Context, env string, done func(*store.Tx) (bo
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-e.ctx.Done():
-			return mayfly.Errorf(mayfly.Unavailable, "the server is stopping").Hint("try again: it is started on demand")
+			return errStopping()
 		}
 	}
 }
@@ -443,7 +449,7 @@ func (e *Engine) Events(ctx context.Context, f mayfly.EventFilter, yield func(ma
 		return yield(event)
 	})
 	if errors.Is(err, context.Canceled) && e.ctx.Err() != nil {
-		return mayfly.Errorf(mayfly.Unavailable, "the server is stopping")
+		return errStopping()
 	}
 	return err
 }

@@ -221,7 +221,7 @@ func findSnapshot(tx *store.Tx, env *environment, ref string) (*snapshot, error)
 	}
 	number, numberErr := strconv.Atoi(ref)
 	for _, s := range all {
-		if (s.ID == ref || numberErr == nil && s.Number == number) && s.Ready {
+		if (s.ID == ref || numberErr == nil && s.Number == number) && s.Ready && s.Kind != heldSnapshot {
 			return s, nil
 		}
 	}

@@ -79,7 +79,7 @@ func (e *Engine) Snapshots(ctx context.Context, ref string) ([]mayfly.Snapshot, 
 		}
 		records, err := decodeAll[snapshot](tx.ListOf(kindSnapshot, env.ID))
 		for _, r := range records {
-			if r.Ready {
+			if r.Ready && r.Kind != heldSnapshot {
 				snapshots = append(snapshots, r.Snapshot)
 			}
 		}

@@ -142,6 +142,15 @@ type Servicer interface {
 	Dismiss(ctx context.Context, h Handle, s Spec, run string) error
 }
 
+// RowDiffer is a driver that can compare the databases of snapshots.
+type RowDiffer interface {
+	// DiffRows starts the databases of two states of an environment, the
+	// template's for an empty From, under the names of places, and streams what
+	// differs between them. The caller destroys the places afterwards, also
+	// when there was an error. Safe beside everything else.
+	DiffRows(ctx context.Context, h Handle, s Spec, r mayfly.RowsRequest, places [2]Handle) (io.ReadCloser, error)
+}
+
 // Listener is a driver that can open doors into an environment.
 type Listener interface {
 	// Listen opens a TCP port at 127.0.0.1 inside an environment that runs, for

@@ -94,6 +94,7 @@ func (d *decoder) service(name string, n *node, s *mayfly.LockedService) {
 		"extensions": d.texts(&p.Extensions, nil),
 		"mask":       d.text(&p.Mask, checkFile),
 		"settings":   d.textMap(&p.Settings, nil),
+		"redact":     d.texts(&p.Redact, checkRedact),
 	}
 	d.fieldsOf(n, name, fields)
 	if d.err != nil {
@@ -115,7 +116,7 @@ func (d *decoder) together(name string, n *node, s *mayfly.LockedService) {
 		}
 		return nil
 	}
-	wrong := has("database", "baseline", "extensions", "mask", "settings")
+	wrong := has("database", "baseline", "extensions", "mask", "settings", "redact")
 	what := "which only a Postgres has"
 	if s.Postgres != nil {
 		wrong, what = has("command", "init", "port", "ready", "env"), "which a Postgres does not have"
@@ -238,6 +239,20 @@ func checkFile(s string) error {
 func checkDatabase(s string) error {
 	if s == "" || len(s) > 63 || strings.ContainsRune(s, 0) || s == "template0" || s == "template1" {
 		return mayfly.Errorf(mayfly.Invalid, "bad database name %.80q", s).Hint("use 1 to 63 bytes, and neither template0 nor template1")
+	}
+	return nil
+}
+
+// checkRedact takes patterns of columns.
+func checkRedact(s string) error {
+	parts := strings.Split(s, ".")
+	bad := func(part string) bool {
+		_, err := path.Match(part, "")
+		return part == "" || err != nil
+	}
+	if len(parts) < 2 || len(parts) > 3 || slices.ContainsFunc(parts, bad) || len(s) > 200 {
+		return mayfly.Errorf(mayfly.Invalid, "bad pattern %.200q of columns", s).
+			Hint("write TABLE.COLUMN or SCHEMA.TABLE.COLUMN, with * and ?, such as \"customer.email\" or \"*.*_token\"")
 	}
 	return nil
 }
@@ -390,6 +405,7 @@ func (d *decoder) lockedPostgres(name string, n *node, p *mayfly.LockedPostgres)
 		"files":      d.textMap(&p.Files, func(_, digest string) error { return checkDigest(digest) }),
 		"extensions": d.texts(&p.Extensions, nil),
 		"settings":   d.textMap(&p.Settings, nil),
+		"redact":     d.texts(&p.Redact, checkRedact),
 	})
 	if d.err == nil && (p.Version == "" || p.Database == "") {
 		d.fail(n, "write the lock anew with: mayfly lock", "%s is incomplete", name)

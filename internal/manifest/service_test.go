@@ -20,6 +20,7 @@ const services = `services:
     mask: mask.sql
     extensions: [pgcrypto]
     settings: {work_mem: 8MB}
+    redact: [customer.email, "*.*.*_token"]
   cache:
     command: [redis-server, --dir, "{data}", --port, "{port}"]
     init: [mkdir, "{data}/sub"]
@@ -61,6 +62,7 @@ func TestServicesArePinned(t *testing.T) {
 			Version: "15", Database: "app", SQL: []string{"schema.sql", "migrations/10.sql", "migrations/2.sql"}, Mask: "mask.sql",
 			Files:      map[string]string{"schema.sql": digestOf("1"), "migrations/2.sql": digestOf("2"), "migrations/10.sql": digestOf("3"), "mask.sql": digestOf("4")},
 			Extensions: []string{"pgcrypto"}, Settings: map[string]string{"work_mem": "8MB"},
+			Redact: []string{"customer.email", "*.*.*_token"},
 		}},
 	}
 	if !reflect.DeepEqual(l.Services, want) {
@@ -87,7 +89,7 @@ func TestServicesDecideTheTemplate(t *testing.T) {
 	seen := map[string]string{before.Template: "before"}
 	for _, edit := range [][2]string{
 		{"15", "16"}, {"database: app", "database: other"}, {"8MB", "9MB"}, {"pgcrypto", "citext"}, {"port: 6379", "port: 6380"},
-		{"K: v", "K: w"}, {"ping", "info"}, {"mkdir", "touch"}, {"  cache:", "  store:"},
+		{"K: v", "K: w"}, {"ping", "info"}, {"mkdir", "touch"}, {"customer.email", "customer.phone"}, {"  cache:", "  store:"},
 	} {
 		l, err := lockOf(t, strings.Replace(services, edit[0], edit[1], 1), serviceFiles)
 		if err != nil {
@@ -123,6 +125,9 @@ func TestBadServicesAreRefused(t *testing.T) {
 		{"  ../x: {command: [x], port: 1}\n", "2:3", "bad name"},
 		{"  9x: {command: [x], port: 1}\n", "2:3", "bad name"},
 		{"  " + strings.Repeat("a", 25) + ": {command: [x], port: 1}\n", "2:3", "bad name"},
+		{"  a: {postgres: 15, redact: [email]}\n", "2:30", "bad pattern"},
+		{"  a: {postgres: 15, redact: [\"a.[.b\"]}\n", "2:30", "bad pattern"},
+		{"  a: {command: [x], port: 7, redact: [a.b]}\n", "2:30", "which only a Postgres has"},
 		{"  a: {command: [x], port: 2929}\n", "2:27", "where environments reach models"},
 		{"  a: {command: [x], port: 0}\n", "2:27", "out of range"},
 		{"  a: {command: [x], port: 7}\n  b: {command: [x], port: 7}\n", "3:3", "a and b have the same port 7"},

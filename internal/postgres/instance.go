@@ -5,13 +5,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"mayfly.dev/mayfly"
@@ -158,11 +161,57 @@ func lastLines(s string, n int) string {
 // an effect on such a connection: not the settings of a database, not names
 // that hide those of the system, not triggers.
 func (i Instance) Connect(ctx context.Context, database string) (*pgconn.PgConn, error) {
+	config, err := i.adminConfig(database)
+	if err != nil {
+		return nil, err
+	}
+	return i.connect(ctx, config)
+}
+
+// Session is Connect to the database of interest, for those who want more than
+// the protocol.
+func (i Instance) Session(ctx context.Context) (*pgx.Conn, error) {
+	config, err := i.adminConfig(i.Database)
+	if err != nil {
+		return nil, err
+	}
+	session, err := pgx.ParseConfig(noConfig)
+	if err != nil {
+		return nil, err
+	}
+	session.Config = *config
+	conn, err := pgx.ConnectConfig(ctx, session)
+	if err != nil {
+		return nil, fmt.Errorf("connect to the database: %w", err)
+	}
+	return conn, nil
+}
+
+// ClientEnvironment is for programs of Postgres that connect inside as Admin
+// does with Connect.
+func (i Instance) ClientEnvironment() []string {
+	var options strings.Builder
+	settings := i.adminSettings()
+	for _, name := range slices.Sorted(maps.Keys(settings)) {
+		value := strings.NewReplacer(`\`, `\\`, " ", `\ `).Replace(settings[name])
+		fmt.Fprintf(&options, "-c %s=%s ", name, value)
+	}
+	return environment("PGHOST="+i.Socket.inside(), "PGPORT="+strconv.Itoa(Port), "PGUSER="+Admin, "PGPASSWORD="+i.Secret,
+		"PGDATABASE="+i.Database, "PGOPTIONS="+options.String())
+}
+
+func (i Instance) adminConfig(database string) (*pgconn.Config, error) {
 	config, err := i.config(Admin, i.Secret, database)
 	if err != nil {
 		return nil, err
 	}
-	config.RuntimeParams = map[string]string{
+	config.RuntimeParams = i.adminSettings()
+	return config, nil
+}
+
+// adminSettings take the place of all that users of the instance could set.
+func (i Instance) adminSettings() map[string]string {
+	settings := map[string]string{
 		"application_name": "mayfly", "client_encoding": "UTF8", "search_path": "pg_catalog, pg_temp",
 		"session_replication_role": "replica", "role": "none", "default_transaction_read_only": "off",
 		"default_transaction_isolation": "read committed", "statement_timeout": "0", "lock_timeout": "0",
@@ -172,19 +221,22 @@ func (i Instance) Connect(ctx context.Context, database string) (*pgconn.PgConn,
 		"log_min_error_statement": "panic", "temp_tablespaces": "", "default_tablespace": "",
 	}
 	if i.Install.Major >= 14 {
-		config.RuntimeParams["idle_session_timeout"] = "0"
+		settings["idle_session_timeout"] = "0"
 	}
 	if i.Install.Major >= 17 {
-		config.RuntimeParams["event_triggers"] = "off"
-		config.RuntimeParams["transaction_timeout"] = "0"
+		settings["event_triggers"] = "off"
+		settings["transaction_timeout"] = "0"
 	}
-	return i.connect(ctx, config)
+	return settings
 }
+
+// noConfig is a configuration that needs neither variables nor files.
+const noConfig = "host=/ port=5432 user=x password=x dbname=x sslmode=disable passfile=/dev/null servicefile=/dev/null"
 
 // config is for a connection over the socket that this process's environment
 // variables and files have no part in.
 func (i Instance) config(user, password, database string) (*pgconn.Config, error) {
-	config, err := pgconn.ParseConfig("host=/ port=5432 user=x password=x dbname=x sslmode=disable passfile=/dev/null servicefile=/dev/null")
+	config, err := pgconn.ParseConfig(noConfig)
 	if err != nil {
 		return nil, err
 	}

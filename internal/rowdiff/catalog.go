@@ -202,10 +202,14 @@ func compareNames(a, b name) int {
 	return strings.Compare(a.table, b.table)
 }
 
-func (s *side) count(ctx context.Context, r *relation) (n int64, err error) {
-	err = s.query(ctx, fmt.Sprintf("SELECT count(*) FROM ONLY %s", r.sql()), func(v [][]byte) error {
+// count counts the rows of a table, unless it has more than some bytes.
+func (s *side) count(ctx context.Context, r *relation, most int64) (n int64, ok bool, err error) {
+	small := fmt.Sprintf("(SELECT pg_relation_size(%d) <= %d)", r.oid, most)
+	sql := fmt.Sprintf("SELECT count(*), %s FROM ONLY %s WHERE %[1]s", small, r.sql())
+	err = s.query(ctx, sql, func(v [][]byte) error {
+		ok = string(v[1]) == "t"
 		n, err = strconv.ParseInt(string(v[0]), 10, 64)
 		return err
 	})
-	return n, err
+	return n, ok, err
 }

@@ -105,19 +105,3 @@ func TestOnlyChangedTuplesAreRead(t *testing.T) {
 		}
 	})
 }
-
-func TestMarkWritesIntoTheWAL(t *testing.T) {
-	in := ownInstance(t)
-	c := in.connect(t, "postgres")
-	execSQL(t, c, "SELECT pg_create_logical_replication_slot('s', 'test_decoding')")
-	lsn, err := Mark(t.Context(), c, 7)
-	if err != nil {
-		t.Fatal(err)
-	}
-	execSQL(t, c, "CREATE TABLE later ()") // whose commit brings the message to the disk
-	var found bool
-	err = c.QueryRow(t.Context(), "SELECT count(*) = 1 FROM pg_logical_slot_get_changes('s', NULL, NULL) WHERE data LIKE '%mayfly.step%content:7' AND lsn <= $1", lsn).Scan(&found)
-	if err != nil || !found {
-		t.Errorf("found = %v, %v, want the mark of step 7 at %s", found, err, lsn)
-	}
-}

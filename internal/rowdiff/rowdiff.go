@@ -48,7 +48,6 @@ import (
 	"io"
 	"os"
 	"slices"
-	"strconv"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -70,9 +69,9 @@ type Options struct {
 	FromDir, ToDir *os.Root
 	// Redact hides the values of columns.
 	Redact []Rule
-	// Counts asks for the number of rows of the tables that differ, which
-	// reads them.
-	Counts bool
+	// CountedBytes is up to which size the rows of a table that differs are
+	// counted, which reads it.
+	CountedBytes int64
 	// MaxValue is the size in bytes above which a value is handled in pieces
 	// and shown as its size and digest; 0 means 64 KiB. What counts is the
 	// length of text and bytea, and the stored size of other types.
@@ -192,22 +191,10 @@ func (d *Diff) Close() {
 	}
 }
 
-// Mark writes the beginning of a step into the WAL, as a logical message with
-// the prefix "mayfly.step", and returns its position. Whoever decodes the WAL
-// finds the steps by it.
-func Mark(ctx context.Context, c Conn, step int) (lsn string, err error) {
-	r := c.PgConn().ExecParams(ctx, "SELECT pg_catalog.pg_logical_emit_message(false, 'mayfly.step', $1)",
-		[][]byte{strconv.AppendInt(nil, int64(step), 10)}, nil, nil, nil).Read()
-	if r.Err != nil {
-		return "", fmt.Errorf("mark step %d: %w", step, r.Err)
-	}
-	return string(r.Rows[0][0]), nil
-}
-
 // Forward writes SQL that makes the new state from the old one, Reverse the
 // old one from the new. The script is one transaction: it applies in full or
 // not at all, and it fails when a row that it expects is not there. It is for
-// psql, and for a superuser. Where something cannot be written as SQL, or is
+// psql, and for who owns all that changes, or a superuser. Where something cannot be written as SQL, or is
 // hidden by a rule, the script says so and does nothing.
 func (d *Diff) Forward(ctx context.Context, w io.Writer) error {
 	return d.script(ctx, w, d.from, d.to, false)

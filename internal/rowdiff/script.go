@@ -25,16 +25,54 @@ const scriptBegin = `BEGIN;
 SET LOCAL client_min_messages = warning;
 SET LOCAL standard_conforming_strings = on;
 SET LOCAL check_function_bodies = off;
-SET LOCAL session_replication_role = replica;
+DO $mayfly$ BEGIN
+	PERFORM pg_catalog.set_config('session_replication_role', 'replica', true);
+EXCEPTION WHEN insufficient_privilege THEN NULL; -- the owner of the tables may not
+END $mayfly$;
 `
 
-// scriptTables are for counts of rows, pieces of large values and digests.
+// scriptTables are for counts of rows, pieces of large values, digests, and
+// statements that undo unguard.
 // The one with the constraint is where the script notices that the state is
 // not the one that it is for.
 const scriptTables = `CREATE TEMPORARY TABLE mayfly_seen (what text, rows bigint, expected bigint,
 	CONSTRAINT this_is_the_expected_state CHECK (rows = expected)) ON COMMIT DROP;
 CREATE TEMPORARY TABLE mayfly_piece (col int, n int, t text, b bytea) ON COMMIT DROP;
 CREATE TEMPORARY TABLE mayfly_gone (digest bytea, n bigint) ON COMMIT DROP;
+CREATE TEMPORARY TABLE mayfly_again (sql text) ON COMMIT DROP;
+`
+
+// unguard does for the owner of tables what session_replication_role does for
+// a superuser: no trigger, rule or foreign key acts while rows change. Foreign
+// keys are made again afterwards, which checks them.
+const unguard = `DO $mayfly$ DECLARE
+	changed oid[] := ARRAY[%s]::regclass[]::oid[];
+	c record;
+BEGIN
+	IF current_setting('session_replication_role') = 'replica' THEN RETURN; END IF;
+	FOR c IN
+		SELECT format('ALTER TABLE %%s DROP CONSTRAINT %%I', conrelid::regclass, conname) AS undo,
+			format('ALTER TABLE %%s ADD CONSTRAINT %%I %%s', conrelid::regclass, conname, pg_get_constraintdef(oid)) ||
+			coalesce(format('; COMMENT ON CONSTRAINT %%I ON %%s IS %%L', conname, conrelid::regclass, obj_description(oid, 'pg_constraint')), '') AS redo
+		FROM pg_constraint WHERE contype = 'f' AND conparentid = 0 AND EXISTS (SELECT FROM unnest(changed) t WHERE
+			t IN (conrelid, confrelid) OR EXISTS (SELECT FROM pg_partition_ancestors(t) a WHERE a.relid IN (conrelid, confrelid)))
+		UNION ALL SELECT format('ALTER TABLE %%s DISABLE TRIGGER %%I', tgrelid::regclass, tgname),
+			format('ALTER TABLE %%s ENABLE TRIGGER %%I', tgrelid::regclass, tgname)
+		FROM pg_trigger WHERE NOT tgisinternal AND tgenabled = 'O' AND tgrelid = ANY(changed)
+		UNION ALL SELECT format('ALTER TABLE %%s DISABLE RULE %%I', ev_class::regclass, rulename),
+			format('ALTER TABLE %%s ENABLE RULE %%I', ev_class::regclass, rulename)
+		FROM pg_rewrite WHERE ev_type <> '1' AND ev_enabled = 'O' AND ev_class = ANY(changed)
+	LOOP
+		EXECUTE c.undo;
+		INSERT INTO pg_temp.mayfly_again VALUES (c.redo);
+	END LOOP;
+END $mayfly$;
+`
+
+const guard = `DO $mayfly$ DECLARE redo text;
+BEGIN
+	FOR redo IN SELECT sql FROM pg_temp.mayfly_again LOOP EXECUTE redo; END LOOP;
+END $mayfly$;
 `
 
 func (d *Diff) script(ctx context.Context, w io.Writer, src, dst *side, reverse bool) error {
@@ -55,6 +93,7 @@ func (s *scripter) write() error {
 	for _, sql := range s.plan.before {
 		fmt.Fprint(s.w, sql)
 	}
+	s.unguard()
 	triggers, err := s.rows()
 	if err != nil {
 		return err
@@ -64,7 +103,7 @@ func (s *scripter) write() error {
 			return err
 		}
 	}
-	fmt.Fprint(s.w, "SET CONSTRAINTS ALL IMMEDIATE;\n")
+	fmt.Fprint(s.w, "SET CONSTRAINTS ALL IMMEDIATE;\n", guard)
 	for _, sql := range s.plan.after {
 		fmt.Fprint(s.w, sql)
 	}
@@ -73,6 +112,18 @@ func (s *scripter) write() error {
 	s.refresh()
 	_, err = fmt.Fprint(s.w, "COMMIT;\n")
 	return err
+}
+
+// unguard is for the tables whose rows change.
+func (s *scripter) unguard() {
+	var names [][]byte
+	for _, t := range s.Tables {
+		src, dst := s.ends(t)
+		if !t.Derived && src != nil && dst != nil && !s.plan.fresh[dst.name] {
+			names = append(names, []byte(dst.sql()))
+		}
+	}
+	fmt.Fprintf(s.w, unguard, join(names, literal))
 }
 
 // refuse writes a script that fails and says why.

@@ -21,7 +21,7 @@ const (
 func (d *Diff) Summary(ctx context.Context, w io.Writer) error {
 	out := &summary{bufio.NewWriter(w)}
 	if d.Empty() && len(d.Tables) == 0 {
-		out.line("The databases are equal.")
+		out.line("no changes")
 		return out.Flush()
 	}
 	for _, t := range d.Tables {

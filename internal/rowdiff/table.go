@@ -269,16 +269,19 @@ func (d *Diff) compareTable(ctx context.Context, b *blocks, t *Table) error {
 	return nil
 }
 
-func (d *Diff) countRows(ctx context.Context, t *Table) (err error) {
-	if !d.opts.Counts {
+// countRows counts the old rows; how many there are now follows.
+func (d *Diff) countRows(ctx context.Context, t *Table) error {
+	if d.opts.CountedBytes == 0 {
 		return nil
 	}
-	t.RowsBefore, t.RowsAfter = 0, 0
+	before := int64(0)
 	if t.from != nil {
-		t.RowsBefore, err = d.from.count(ctx, t.from)
+		n, ok, err := d.from.count(ctx, t.from, d.opts.CountedBytes)
+		if err != nil || !ok {
+			return err
+		}
+		before = n
 	}
-	if t.to != nil && err == nil {
-		t.RowsAfter, err = d.to.count(ctx, t.to)
-	}
-	return err
+	t.RowsBefore, t.RowsAfter = before, before+t.Inserted-t.Deleted
+	return nil
 }

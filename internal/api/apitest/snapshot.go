@@ -151,6 +151,26 @@ func (s *Service) Diff(ctx context.Context, r mayfly.DiffRequest) (io.ReadCloser
 	return io.NopCloser(bytes.NewReader(text)), nil
 }
 
+// DiffRows streams a line that says what was asked for.
+func (s *Service) DiffRows(ctx context.Context, r mayfly.RowsRequest) (io.ReadCloser, error) {
+	if err := s.enter(ctx, "DiffRows"); err != nil {
+		return nil, err
+	}
+	defer s.mu.Unlock()
+	e, err := s.live(r.Environment)
+	if err != nil {
+		return nil, err
+	}
+	for _, ref := range []string{r.From, r.To} {
+		if _, err := s.state(e, ref); err != nil {
+			return nil, err
+		}
+	}
+	r.Environment = e.Name
+	text, err := json.Marshal(r)
+	return io.NopCloser(bytes.NewReader(append(text, '\n'))), err
+}
+
 type failingReader struct{ err error }
 
 func (r failingReader) Read([]byte) (int, error) { return 0, r.err }
