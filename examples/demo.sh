@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Lets an agent repair a small library in an environment of its own, shows what
-# it did, and does it again from the same lock to compare.
+# Lets an agent repair a small library in an environment of its own and shows
+# what it did. Has another one drop a table and delete files there, and takes
+# that back. Does the repair again from the same lock to compare.
 #
 #   examples/demo.sh [DIRECTORY OF THE PROGRAMS]
 #
@@ -62,15 +63,28 @@ fi
 
 title() { printf '\n%s== %s%s\n' "$bold" "$1" "$plain"; }
 
+# quoted prints words as one would type them.
+quoted() {
+	for word; do
+		case $word in
+		*[\'\ ]*) case $word in *\'*) word=\"$word\" ;; *) word=\'$word\' ;; esac ;;
+		esac
+		printf ' %s' "$word"
+	done
+}
+
 # show prints a command and runs it.
 show() {
-	printf '%s$ %s%s\n' "$dim" "$*" "$plain"
+	printf '%s$%s%s\n' "$dim" "$(quoted "$@")" "$plain"
 	"$@"
 }
 
 title "A repository with two failing tests"
 cp -r "$here/freebusy" "$work/freebusy"
 cd "$work/freebusy"
+# Each release of Debian has a Postgres of its own; the lock pins which.
+postgres=$(cd /usr/lib/postgresql && printf '%s\n' */bin/postgres | sort -n | tail -n 1)
+sed -i "s/postgres: .*/postgres: \"${postgres%%/*}\"/" mayfly.yaml
 # The dates and names are fixed, so that the commit is the same everywhere.
 export GIT_AUTHOR_NAME=demo GIT_AUTHOR_EMAIL=demo@example.com GIT_AUTHOR_DATE=2026-01-01T00:00:00Z
 export GIT_COMMITTER_NAME=demo GIT_COMMITTER_EMAIL=demo@example.com GIT_COMMITTER_DATE=2026-01-01T00:00:00Z
@@ -90,7 +104,23 @@ title "The tests now, inside; the repository outside is as it was"
 show mayfly exec first -- go test -count=1 .
 show git status --short --untracked-files=no
 
-title "Once more, from the same lock"
+title "The database of the environment, with a row more than it began with"
+rows="SELECT * FROM busy"
+show mayfly exec first -- psql -qc "INSERT INTO busy VALUES ('Eve', '14:00-15:00')"
+show mayfly exec first -- psql -c "$rows"
+show mayfly snapshot create first
+show mayfly snapshot list first
+
+title "Another agent is told to tidy up, and goes too far"
+show mayfly exec first -- sh -c 'psql -c "DROP TABLE busy"; rm *.go'
+show mayfly exec first -- sh -c 'ls; psql -c "\d"'
+
+title "Taken back: files and rows, to the same instant"
+show mayfly rollback first 3
+show mayfly exec first -- psql -c "$rows"
+show mayfly exec first -- go test -count=1 .
+
+title "The repair once more, from the same lock"
 printf '%s$ mayfly run --locked --name second -- fixer%s\n' "$dim" "$plain"
 mayfly run --locked --name second -- fixer >"$work/second.log"
 tail -n 1 "$work/second.log"

@@ -92,12 +92,17 @@ func TestDemonstrationEndsWithTwoEqualTrees(t *testing.T) {
 	}
 	for _, want := range []string{
 		"+\t\tif n := len(merged); n > 0 && s.Start <= merged[n-1].End {",
+		"\n Eve    | 14:00-15:00\n(4 rows)", "\nDROP TABLE\n", "\nDid not find any relations.", "\nmayfly: rolled back in ",
 		"all 12 tests pass", "\nok  \texample.com/freebusy", "\nidentical, byte for byte\n",
 		"\nkeep ", "\nroll back ", "\nfork ",
 	} {
 		if !strings.Contains(string(out), want) {
 			t.Errorf("the demonstration lacks %q:\n%s", want, out)
 		}
+	}
+	_, after, _ := strings.Cut(string(out), "rolled back in ")
+	if !strings.Contains(after, " Eve    | 14:00-15:00\n(4 rows)") || !strings.Contains(after, "\nok  \texample.com/freebusy") {
+		t.Errorf("the rollback did not bring rows and files back:\n%s", out)
 	}
 	mounts, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {

@@ -22,12 +22,9 @@ want git git
 want mkfs.btrfs btrfs-progs
 [ -e /etc/ssl/certs/ca-certificates.crt ] || packages+=(ca-certificates)
 case $task in
-run | test | gvisor) # the example has a database
-	[ -x /usr/lib/postgresql/15/bin/postgres ] || packages+=(postgresql-15)
+run) # the example has a database; any Postgres will do
+	compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null || packages+=(postgresql)
 	;;
-esac
-case $task in
-run) ;;
 test | gvisor)
 	want setfattr attr
 	want mkfs.xfs xfsprogs
@@ -35,6 +32,7 @@ test | gvisor)
 	want runc runc
 	want ps procps
 	want redis-server redis-server
+	[ -x /usr/lib/postgresql/15/bin/postgres ] || packages+=(postgresql-15)
 	want mariadbd mariadb-server-core
 	want mariadb mariadb-client-core
 	;;

@@ -53,6 +53,10 @@ func (d *door) saveReport(r *http.Request, adm Admission, kind string, body []by
 	if err == nil {
 		err = d.g.runs.Report(ctx, adm.Environment, adm.Run, kind, content)
 	}
+	if mayfly.KindOf(err) == mayfly.Conflict { // it was on its way when the run ended
+		d.g.log.Info("a report of an agent came too late", "env", d.env, "run", adm.Run, "kind", kind, "err", err)
+		return faultf(http.StatusConflict, "the report came too late: the run has ended")
+	}
 	if err != nil {
 		d.g.log.Error("a report of an agent cannot be recorded", "env", d.env, "run", adm.Run, "kind", kind, "err", err)
 		return faultf(http.StatusServiceUnavailable, "the report cannot be recorded").again()

@@ -40,6 +40,10 @@ func TestReportsAreRecorded(t *testing.T) {
 	if resp := w.post("/hooks/claude", "{}"); !strings.Contains(read(t, resp), "cannot be recorded") || resp.StatusCode != 503 {
 		t.Errorf("unsaved report = %d", resp.StatusCode)
 	}
+	w.runs.failRest = mayfly.Errorf(mayfly.Conflict, "run has ended")
+	if resp := w.post("/hooks/claude", "{}"); !strings.Contains(read(t, resp), "too late") || resp.StatusCode != 409 {
+		t.Errorf("late report = %d", resp.StatusCode)
+	}
 	resp, err := w.try("GET", "/hooks/claude", nil)
 	if err != nil || !strings.Contains(read(t, resp), "POST") || resp.StatusCode != 405 {
 		t.Errorf("GET = %v %v", resp, err)
