@@ -72,7 +72,7 @@ func startUnderGVisor() (w *warden, listener int, err error) {
 	if err != nil {
 		return nil, -1, failed("open "+boot.RunsDir, err)
 	}
-	oom, err := unix.Open("/proc/self/oom_score_adj", unix.O_WRONLY|unix.O_CLOEXEC, 0)
+	oom, err := unix.Open("/proc/self/oom_score_adj", unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, -1, failed("open oom_score_adj", err)
 	}

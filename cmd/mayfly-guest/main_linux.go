@@ -80,7 +80,7 @@ func start() (*warden, error) {
 	if err := t.enter(c, fds); err != nil {
 		return nil, err
 	}
-	oom, err := unix.Open("/proc/self/oom_score_adj", unix.O_WRONLY|unix.O_CLOEXEC, 0)
+	oom, err := unix.Open("/proc/self/oom_score_adj", unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, failed("open oom_score_adj", err)
 	}

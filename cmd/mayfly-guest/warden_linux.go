@@ -39,9 +39,11 @@ func newWarden(c boot.Config, fds []int, oom int) *warden {
 		pids:  map[int]*run{},
 		ports: map[uint16]*port{},
 	}
-	w.calm = []byte("0")
-	if b, err := os.ReadFile("/proc/self/oom_score_adj"); err == nil {
-		w.calm = b
+	w.calm = make([]byte, 16)
+	if n, err := unix.Pread(oom, w.calm, 0); err == nil && n > 0 {
+		w.calm = w.calm[:n]
+	} else {
+		w.calm = []byte("0")
 	}
 	w.alive = sync.NewCond(&w.mu)
 	return w
