@@ -129,7 +129,7 @@ func TestBaselineThatFailsLeavesNothing(t *testing.T) {
 	}{
 		"statement": {shop, broken, []string{"schema.sql:3", `relation "b" does not exist`, "INSERT INTO b"}},
 		"version":   {strings.Replace(shop, "postgres: 15", "postgres: 14", 1), shopFiles, []string{"14", "15"}},
-		"extension": {strings.Replace(shop, "pgcrypto", "postgis", 1), shopFiles, []string{"postgis"}},
+		"extension": {strings.Replace(shop, "pgcrypto", "postgis", 1), shopFiles, []string{`"postgis"`, "apt-get install postgresql-15-postgis-3"}},
 		"setting":   {strings.Replace(shop, "work_mem: 8MB", "archive_command: x", 1), shopFiles, []string{"archive_command"}},
 	} {
 		l, err := templateOf(t, d, c.services, c.files)

@@ -20,6 +20,14 @@ import (
 // templateOf prepares a template from a manifest and files.
 func templateOf(t testing.TB, d *Driver, services string, files map[string]string) (mayfly.Lock, error) {
 	t.Helper()
+	l, said, err := prepareOf(t, d, services, files)
+	t.Log(said)
+	return l, err
+}
+
+// prepareOf also returns what is said meanwhile.
+func prepareOf(t testing.TB, d *Driver, services string, files map[string]string) (mayfly.Lock, string, error) {
+	t.Helper()
 	m, err := manifest.Parse("mayfly.yaml", []byte("name: test\nservices:\n"+services))
 	if err != nil {
 		t.Fatal(err)
@@ -37,8 +45,7 @@ func templateOf(t testing.TB, d *Driver, services string, files map[string]strin
 	}
 	var log bytes.Buffer
 	err = d.PutTemplate(t.Context(), l, workspace(files), &log)
-	t.Log(log.String())
-	return l, err
+	return l, log.String(), err
 }
 
 // place is an environment with services.

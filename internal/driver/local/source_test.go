@@ -124,23 +124,37 @@ func TestBaselineIsCopiedFromALiveServerOrItsDirectory(t *testing.T) {
 	v := startLive(t)
 	allow(t, d, "servers:\n  production: \""+v.connection(oddPassword)+"\"\ndirectories: ["+filepath.Dir(v.dir)+"]\n")
 	var locks []mayfly.Lock
-	prepare := func(baseline string, files map[string]string) {
+	prepare := func(baseline string, files map[string]string, notes ...string) {
 		t.Helper()
-		l, err := templateOf(t, d, from(baseline), files)
+		l, said, err := prepareOf(t, d, from(baseline), files)
 		if err != nil {
-			t.Fatalf("%s: %v", baseline, err)
+			t.Fatalf("%s: %v\n%s", baseline, err, said)
+		}
+		for _, note := range append(notes, "table public.scratch is unlogged") {
+			if !strings.Contains(said, "note: ") || !strings.Contains(said, note) {
+				t.Errorf("%s: no note %q in\n%s", baseline, note, said)
+			}
 		}
 		enter(t, d, l, nil).want("psql -Atc \"SELECT count(*), min(name), (SELECT count(*) FROM pg_replication_slots) FROM customer\"", "100|masked|0")
 		locks = append(locks, l)
 	}
+	space := filepath.Join(filepath.Dir(v.dir), "fast")
+	v.run("mkdir", space)
+	v.sql("postgres", "CREATE TABLESPACE fast LOCATION '"+space+"'")
+	v.sql("shop", "CREATE ROLE clerk; ALTER TABLE customer OWNER TO clerk; CREATE ROLE reader; GRANT SELECT ON customer TO reader; ALTER TABLE customer SET TABLESPACE fast")
 	prepare("server: {secret: production}", masked)
-	prepare("server: {secret: production, physical: true}", masked)
+	for _, format := range []string{"plain", "custom", "tar", "directory"} {
+		prepare("dump: "+format, v.dump(format), "what belonged to the role clerk", "the role reader does not exist", "the tablespace fast of the source is not used")
+	}
+	prepare("server: {secret: production, physical: true}", masked, "the source has 1 replication slots", "is kept inside of the baseline")
+	v.sql("shop", "ALTER TABLE customer SET TABLESPACE pg_default")
+	v.sql("postgres", "DROP TABLESPACE fast")
 	if _, err := templateOf(t, d, from("directory: "+v.dir), masked); mayfly.KindOf(err) != mayfly.Conflict || !strings.Contains(err.Error(), v.dir) {
 		t.Errorf("directory of a running server: got = %v, want a conflict", err)
 	}
 	v.stop()
-	prepare("directory: "+v.dir, masked)
-	prepare("directory: db/data", inRepository(t, v.dir))
+	prepare("directory: "+v.dir, masked, "the source has 1 replication slots")
+	prepare("directory: db/data", inRepository(t, v.dir, "db/data"), "the source has 1 replication slots")
 
 	// The connection is in nothing that is kept.
 	root := filepath.Dir(d.dir)
@@ -166,8 +180,16 @@ func TestBaselineIsCopiedFromALiveServerOrItsDirectory(t *testing.T) {
 	}
 }
 
-// inRepository is what git keeps of a data directory: files alone.
-func inRepository(t testing.TB, dir string) map[string]string {
+// dump is a dump of the server in a repository.
+func (v *live) dump(format string) map[string]string {
+	v.Helper()
+	to := filepath.Join(filepath.Dir(v.dir), format)
+	v.run("pg_dump", "-F", format, "-f", to, "shop")
+	return inRepository(v, to, format)
+}
+
+// inRepository is what git keeps of a file or a directory: files alone.
+func inRepository(t testing.TB, dir, name string) map[string]string {
 	t.Helper()
 	files := map[string]string{"mask.sql": masked["mask.sql"]}
 	err := filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
@@ -175,7 +197,7 @@ func inRepository(t testing.TB, dir string) map[string]string {
 			return err
 		}
 		text, err := os.ReadFile(path)
-		files["db/data"+strings.TrimPrefix(path, dir)] = string(text)
+		files[name+strings.TrimPrefix(path, dir)] = string(text)
 		return err
 	})
 	if err != nil {
@@ -239,6 +261,12 @@ func TestSourcesThatCannotBeCopiedSayWhy(t *testing.T) {
 	}
 	if volumes, err := d.pool.Volumes(t.Context()); len(volumes) > 0 || err != nil {
 		t.Errorf("left: %v %v", volumes, err)
+	}
+	if err := os.Chmod(string(d.sources), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, said, err := prepareOf(t, d, from("server: {secret: production}"), masked); err != nil || !strings.Contains(said, "1 prepared transactions") {
+		t.Errorf("a dump beside a prepared transaction: got = %q %v, want a note", said, err)
 	}
 }
 

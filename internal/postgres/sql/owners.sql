@@ -13,7 +13,7 @@ WITH ids AS (
 			AND refclassid = 'pg_class'::regclass AND refobjsubid > 0 AND deptype IN ('a', 'i'))
 	UNION ALL
 	SELECT 'pg_type'::regclass, t.oid, typowner, 'TYPE' FROM pg_type t LEFT JOIN pg_class c ON c.oid = typrelid
-	WHERE (typtype IN ('d', 'e', 'r', 'b') OR c.relkind = 'c') AND NOT EXISTS (SELECT FROM pg_type e WHERE e.typarray = t.oid)
+	WHERE (typtype IN ('d', 'e', 'r', 'b') OR c.relkind = 'c') AND t.oid NOT IN (SELECT typarray FROM pg_type)
 	UNION ALL SELECT 'pg_proc'::regclass, oid, proowner, 'ROUTINE' FROM pg_proc
 	UNION ALL SELECT 'pg_operator'::regclass, oid, oprowner, 'OPERATOR' FROM pg_operator
 	UNION ALL SELECT 'pg_opfamily'::regclass, oid, opfowner, 'OPERATOR FAMILY' FROM pg_opfamily
