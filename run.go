@@ -48,6 +48,7 @@ type Run struct {
 	Usage       Usage         `json:"usage"`
 	Replay      *Replay       `json:"replay,omitempty"`    // its model answers come from a recording
 	Model       string        `json:"model,omitempty"`     // entry of the registry that it is meant to use, NAME@VERSION
+	Locked      bool          `json:"locked,omitempty"`    // what differs from Model is refused
 	Steps       int           `json:"steps,omitempty"`     // turns of its conversations so far
 	Exchanges   int           `json:"exchanges,omitempty"` // with models, side calls included
 	Tokens      TokenUsage    `json:"tokens,omitzero"`     // of its exchanges

@@ -92,7 +92,7 @@ func (r *runs) Admit(ctx context.Context, env, token string) (gateway.Admission,
 		return gateway.Admission{}, ctx.Err()
 	}
 	run, err := r.Engine.Admit(ctx, env, token)
-	return gateway.Admission{Environment: run.Environment, Run: run.ID, Replay: run.Replay}, err
+	return gateway.Admission{Environment: run.Environment, Run: run.ID, Locked: run.Locked, Replay: run.Replay}, err
 }
 
 // player makes a recording.Player one of the gateway's.

@@ -64,7 +64,6 @@ type run struct {
 	Fresh    bool           `json:"fresh,omitempty"`    // its baseline is the template as it was
 	Recent   []int          `json:"recent,omitempty"`   // steps of the last exchanges
 	Pinned   *mayfly.Model  `json:"pinned,omitempty"`   // the entry that Model names
-	Locked   bool           `json:"locked,omitempty"`   // other models are refused
 	Drift    string         `json:"drift,omitempty"`    // the difference from Pinned that was noted last
 	First    *mayfly.Model  `json:"first,omitempty"`    // what the first step asked, as an entry without a name
 	Began    *began         `json:"began,omitempty"`    // its last step

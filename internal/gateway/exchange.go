@@ -125,6 +125,12 @@ func (c *call) serve() {
 		c.deliver(c.own(f), err)
 	case c.adm.Replay != nil && !c.d.live.has(c.adm.Run):
 		c.replay(ctx)
+	case c.adm.Locked:
+		if err := c.begin(); err != nil {
+			c.deliver(answer{fed: nobody}, err)
+			return
+		}
+		c.deliver(<-c.ask(ctx), nil)
 	default:
 		asked := c.ask(ctx)
 		err := c.begin()

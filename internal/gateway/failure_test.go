@@ -49,6 +49,22 @@ func TestNothingPassesThatCannotBeRecorded(t *testing.T) {
 	}
 }
 
+func TestLockedRunsSendNothingThatIsRefused(t *testing.T) {
+	url, up := newEcho(t)
+	w := newWorld(t, url, nil)
+	w.runs.admitted[runToken] = Admission{Environment: "env-1", Run: "run-1", Locked: true}
+	w.runs.failBegin = mayfly.Errorf(mayfly.Forbidden, "the run is locked to another model")
+	resp := w.post("/anthropic/v1/messages", question)
+	if got := read(t, resp); resp.StatusCode != 403 || !strings.Contains(got, "locked") {
+		t.Errorf("answer = %d %s", resp.StatusCode, got)
+	}
+	w.runs.failBegin = nil
+	if resp = w.post("/anthropic/v1/messages", question); resp.StatusCode != 200 || len(up.requests) != 1 {
+		t.Errorf("answer = %d after %d requests, want the second one alone", resp.StatusCode, len(up.requests))
+	}
+	read(t, resp)
+}
+
 func TestNoByteReachesTheAgentBeforeTheStartIsSaved(t *testing.T) {
 	sent := make(chan struct{})
 	up := raw(t, func(c net.Conn, r *http.Request, _ *bufio.Reader) {

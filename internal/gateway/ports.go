@@ -31,6 +31,7 @@ type Runs interface {
 // Admission is what a valid token stands for.
 type Admission struct {
 	Environment, Run string
+	Locked           bool           // Begin may refuse what the run asks: nothing is sent before
 	Replay           *mayfly.Replay // nil: answers come from the upstream
 }
 
