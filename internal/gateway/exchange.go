@@ -25,8 +25,9 @@ type call struct {
 	rest     string // of the path
 	header   http.Header
 	body     []byte // of the request
-	side     bool   // no step of its own
-	unwell   bool   // the answer says that something went wrong
+	said     func() modelapi.Request
+	side     bool // no step of its own
+	unwell   bool // the answer says that something went wrong
 	x        mayfly.Exchange
 	attempt  *attempt
 	tape     *tape
@@ -146,8 +147,8 @@ func (c *call) hash() {
 	})
 }
 
-// describe fills the exchange with what the request says. What cannot be read
-// is refused: it could not be recorded for what it is.
+// describe reads the request. What cannot be read is refused: it could not be
+// recorded for what it is.
 func (c *call) describe() *fault {
 	u, err := upstreamURL(c.provider.URL, c.rest, cleanQuery(c.r.URL.RawQuery))
 	if err != nil {
@@ -155,9 +156,8 @@ func (c *call) describe() *fault {
 	}
 	c.x.Path = u.RequestURI()
 	c.side = c.x.API == modelapi.Other
-	var req modelapi.Request
 	err = guarded(func() (err error) {
-		req, err = modelapi.ParseRequest(c.x.API, c.header, c.body)
+		c.said, err = modelapi.CheckRequest(c.x.API, c.header, c.body)
 		return err
 	})
 	if err != nil && mayfly.KindOf(err) != mayfly.Invalid {
@@ -167,13 +167,21 @@ func (c *call) describe() *fault {
 	if err != nil {
 		return refusal(err)
 	}
+	return nil
+}
+
+// tell fills the exchange with what the request says.
+func (c *call) tell() {
+	if c.said == nil {
+		return // it was refused
+	}
+	req := c.said()
 	c.side = c.side || req.Side != ""
 	c.x.Model, c.x.Stream, c.x.Session, c.x.Agent = req.Model, req.Stream, req.Session, req.Agent
 	c.x.Parameters, c.x.System, c.x.Tools = req.Parameters, req.SystemDigest, req.ToolsDigest
 	if c.x.Model == "" {
 		c.x.Model = modelapi.PathModel(c.x.Path)
 	}
-	return nil
 }
 
 func refusal(err error) *fault {
@@ -196,6 +204,7 @@ func guarded(f func() error) (err error) {
 func (c *call) begin() error { return guarded(c.beginNow) }
 
 func (c *call) beginNow() error {
+	c.tell()
 	c.hash()
 	ctx, cancel := c.durable()
 	defer cancel()

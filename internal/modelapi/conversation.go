@@ -154,7 +154,11 @@ func (c *Conversation) Read(api string, header http.Header, body []byte) (r Requ
 	if c.api != api {
 		*c = Conversation{api: api}
 	}
-	return c.advance(header, body, 0)
+	turns, shared, err := c.advance(header, body, 0)
+	if err != nil {
+		return Request{}, 0, err
+	}
+	return c.head(header, turns, shared), shared, nil
 }
 
 // Continue reads like Read a request that has all turns of the last one. Every
@@ -163,39 +167,40 @@ func (c *Conversation) Continue(api string, header http.Header, body []byte) (r 
 	if c.api != api || len(c.marks) == 0 {
 		return Request{}, 0, false
 	}
-	r, shared, err := c.advance(header, body, len(c.marks))
-	return r, shared, err == nil
+	turns, shared, err := c.advance(header, body, len(c.marks))
+	if err != nil {
+		return Request{}, 0, false
+	}
+	return c.head(header, turns, shared), shared, true
 }
 
 // errOther is for a request that shares too little with the last one.
 var errOther = errors.New("another conversation")
 
-// advance reads a request that shares at least so many turns with the last.
-func (c *Conversation) advance(header http.Header, body []byte, least int) (Request, int, error) {
-	body, err := Decode(header, body)
-	if err != nil {
-		return Request{}, 0, err
+// advance reads the body of a request that shares at least so many turns with
+// the last one, and returns the others.
+func (c *Conversation) advance(header http.Header, body []byte, least int) (turns []Turn, shared int, err error) {
+	if body, err = Decode(header, body); err != nil {
+		return nil, 0, err
 	}
 	next := Conversation{api: c.api, body: body, digests: c.digests, tools: c.tools, parser: c.parser}
 	if next.parser == nil {
-		next.parser = new(parser)
+		next.parser = &parser{seen: newSeen()}
 	}
 	next.members = make([]member, 0, len(c.members))
 	p := parser{in: body, seen: next.parser.seen}
-	turns, shared, err := next.read(&p, c)
+	turns, shared, err = next.read(&p, c)
 	if err == nil && shared < least {
 		err = errOther
 	}
 	if err != nil {
-		return Request{}, 0, err
+		return nil, 0, err
 	}
 	// Most marks stay, and most of the rest are new.
 	next.marks = append(next.marks, next.fresh...)
 	next.fresh = nil
 	*c = next
-	r := c.head(header, turns, shared)
-	r.Turns = turns
-	return r, shared, nil
+	return turns, shared, nil
 }
 
 // seek moves to the first element of the top-level array with that name; it

@@ -70,8 +70,20 @@ type normaliser struct {
 	err      error
 }
 
+// normaliser is a new one for an API.
 func (s *ruleSet) normaliser(api string) *normaliser {
-	n := &normaliser{words: s.words, renamed: map[string]string{}}
+	known, ok := s.normalisers.Load(api)
+	if !ok {
+		known, _ = s.normalisers.LoadOrStore(api, s.rulesOf(api))
+	}
+	n := *known.(*normaliser)
+	n.renamed = map[string]string{}
+	return &n
+}
+
+// rulesOf sorts the rules that an API has.
+func (s *ruleSet) rulesOf(api string) *normaliser {
+	n := &normaliser{words: s.words}
 	for i := range s.Normal {
 		r := &s.Normal[i]
 		if !r.speaks(api) {

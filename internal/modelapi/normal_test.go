@@ -3,6 +3,7 @@ package modelapi
 import (
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/gowebpki/jcs"
@@ -63,6 +64,7 @@ func TestEachRuleHoldsAndIsNeeded(t *testing.T) {
 			t.Errorf("%s: no case", rule.Name)
 		}
 		without := *rules()
+		without.normalisers = &sync.Map{}
 		without.Normal = append(append([]normal(nil), rules().Normal[:i]...), rules().Normal[i+1:]...)
 		for _, c := range cases {
 			a, errA := Normalise(c.api, nil, []byte(c.a))

@@ -17,7 +17,21 @@ func ParseRequest(api string, header http.Header, body []byte) (Request, error) 
 	return r, err
 }
 
-// head is all of a request but its turns, of which it looks at the new ones.
+// CheckRequest gives the errors of ParseRequest, and does the rest of its work
+// when what it returns is called.
+func CheckRequest(api string, header http.Header, body []byte) (rest func() Request, err error) {
+	if api == Other {
+		return func() Request { return Request{} }, nil
+	}
+	c := &Conversation{api: api}
+	turns, _, err := c.advance(header, body, 0)
+	if err != nil {
+		return nil, err
+	}
+	return func() Request { return c.head(header, turns, 0) }, nil
+}
+
+// head is the request that was read last, with its new turns.
 func (c *Conversation) head(header http.Header, turns []Turn, shared int) Request {
 	v := value{kind: object, members: c.members}
 	r := Request{
@@ -26,6 +40,7 @@ func (c *Conversation) head(header http.Header, turns []Turn, shared int) Reques
 		Previous:   v.get("previous_response_id").text(),
 		Parameters: parameters(c.api, v),
 		System:     joinText(systemText(c.api, v), c.system),
+		Turns:      turns,
 	}
 	c.describe(v, &r)
 	identify(header, v, &r)

@@ -20,8 +20,9 @@ type ruleSet struct {
 	Failed   string     `json:"failed"`  // regular expression, in the first lines of a result
 	Normal   []normal   `json:"normal"`
 
-	failed func() *regexp.Regexp
-	words  *keywords // that expressions need
+	failed      func() *regexp.Regexp
+	words       *keywords // that expressions need
+	normalisers *sync.Map // by API, to be copied
 }
 
 // normal is a rule about what differs between identical runs. Paths are JSON
@@ -66,7 +67,7 @@ func parseRules(file []byte) (ruleSet, error) {
 		return s, err
 	}
 	s.failed = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(s.Failed) })
-	s.words = &keywords{}
+	s.words, s.normalisers = &keywords{}, &sync.Map{}
 	for i := range s.Normal {
 		r := &s.Normal[i]
 		r.needs, r.also = s.words.set(r.Needs), s.words.set(r.Also)

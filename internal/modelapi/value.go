@@ -314,7 +314,7 @@ func (p *parser) short() (string, error) {
 		return p.text()
 	}
 	if p.seen == nil {
-		p.seen = make([]string, 128)
+		p.seen = newSeen()
 	}
 	at := &p.seen[(n*31^int(rest[0])*7^int(rest[n-1]))%len(p.seen)]
 	if *at == string(rest[:n]) {
@@ -327,6 +327,8 @@ func (p *parser) short() (string, error) {
 	}
 	return s, err
 }
+
+func newSeen() []string { return make([]string, 128) }
 
 // once checks that no name is there twice.
 func (p *parser) once(list []member) error {
