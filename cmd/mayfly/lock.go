@@ -15,8 +15,9 @@ func (a *app) lockCommand() *cobra.Command {
 		Short: "Write mayfly.lock",
 		Long: `Write mayfly.lock: the digests of all that decides what environments contain and
 how their runs behave. mayfly run --locked refuses to run when anything differs
-from it. Databases that are copied from a live server, or from a directory of the
-machine, are copied anew for the next environment. Prints the digest of the template; with --json the Lock object.
+from it. What is copied from a live server, or from a directory of the machine,
+is copied anew for the next environment. Prints the digest of the template; with
+--json the Lock object.
 
 --check writes nothing: it says what differs, and exits with status 78 if
 anything does. With --json: a list of differences with the fields what, was, is
