@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"mayfly.dev/mayfly"
+	"mayfly.dev/mayfly/internal/volume"
 )
 
 // doors is a script that says which of the ways out of a sandbox are open, one
@@ -76,6 +77,25 @@ func TestSQLOfABaselineFindsTheDoorsShut(t *testing.T) {
 		if _, err := os.Lstat(name); err == nil {
 			t.Errorf("%s is there", name)
 		}
+	}
+}
+
+func TestRecoverRemovesHalfMadeBaselines(t *testing.T) {
+	d := open(t, volume.Btrfs)
+	half, whole := baselineVolume("sha256:aa"), baselineVolume("sha256:bb")
+	for _, name := range []string{half, whole} {
+		if err := d.pool.Create(t.Context(), name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := d.pool.Snapshot(t.Context(), whole, baselineSnapshot); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Recover(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if left, err := d.pool.Volumes(t.Context()); err != nil || len(left) != 1 || left[0] != whole {
+		t.Errorf("left = %v %v, want %s alone", left, err, whole)
 	}
 }
 

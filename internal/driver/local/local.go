@@ -93,6 +93,12 @@ func (d *Driver) Recover(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("recover volumes: %w", err)
 		}
+		if strings.HasPrefix(env, baselinePrefix) && !slices.Contains(snapshots, baselineSnapshot) {
+			if err := d.pool.Destroy(ctx, env); err != nil { // its sandbox is an environment that nobody knows
+				return fmt.Errorf("remove half-made baseline: %w", err)
+			}
+			continue
+		}
 		for _, s := range snapshots {
 			if !strings.HasPrefix(s, viewPrefix+"-") {
 				continue
