@@ -196,3 +196,18 @@ func FuzzDrawings(f *testing.F) {
 		}
 	})
 }
+
+func TestInputsReadAsTheyWereMeant(t *testing.T) {
+	for in, want := range map[string]string{
+		`{"command":"a \u003e b \u0026\u0026 c"}`: "{\n  \"command\": \"a > b && c\"\n}",
+		`{"literal":"\\u003e"}`:                   "{\n  \"literal\": \"\\\\u003e\"\n}",
+		`\u003e`:                                  `\u003e`,
+	} {
+		if got := pretty(in); got != want {
+			t.Errorf("pretty(%s) = %s, want %s", in, got, want)
+		}
+	}
+	if got := short(`{"x":"a \u003c b"}`); got != `{"x":"a < b"}` {
+		t.Errorf("got = %s, want the character", got)
+	}
+}

@@ -155,14 +155,18 @@ func (t *stepText) action(n *mayfly.Node) {
 	}
 }
 
-// pretty indents JSON and leaves everything else.
+// pretty indents JSON, with the characters that some encoders escape for HTML
+// as they are, and leaves everything else.
 func pretty(s string) string {
 	var b bytes.Buffer
 	if !strings.HasPrefix(s, "{") || json.Indent(&b, []byte(s), "", "  ") != nil {
 		return s
 	}
-	return b.String()
+	return unescaped.Replace(b.String())
 }
+
+// unescaped leaves a backslash, and what it escapes, alone.
+var unescaped = strings.NewReplacer(`\\`, `\\`, `\u003c`, "<", `\u003e`, ">", `\u0026`, "&")
 
 func (t *stepText) effects() {
 	var files, started []string

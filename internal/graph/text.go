@@ -185,5 +185,5 @@ func short(input string) string {
 	if len(o) == 0 {
 		return ""
 	}
-	return line(input)
+	return line(unescaped.Replace(input))
 }

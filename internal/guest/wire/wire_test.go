@@ -88,6 +88,13 @@ func FuzzParseRequest(f *testing.F) {
 		if err != nil {
 			return
 		}
+		isService := r.UID >= FirstUID && r.UID <= LastUID
+		switch {
+		case r.UID != 0 && !isService, r.Op == OpClear && !isService:
+			t.Errorf("got = %+v, which acts as a user who is no service's", r)
+		case r.Op == OpProbe && r.Port == 0, r.Output < 0, r.OfRun() && !ValidRun(r.Run):
+			t.Errorf("got = %+v, which cannot be done", r)
+		}
 		again, err := ParseRequest(AppendRequest(nil, r)[4:])
 		if err != nil || !reflect.DeepEqual(r, again) {
 			t.Errorf("got = %+v, %v, want %+v", again, err, r)
