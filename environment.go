@@ -47,7 +47,26 @@ type Environment struct {
 	IdleSince   time.Time         `json:"idle_since,omitzero"` // zero while a run is alive
 	DeletedAt   time.Time         `json:"deleted_at,omitzero"`
 	Keep        bool              `json:"keep"` // the TTL pauses instead of deleting
+
+	// Services is there where an environment is looked up or listed.
+	Services []ServiceStatus `json:"services,omitempty"`
 }
+
+// ServiceStatus says how a service of an environment is.
+type ServiceStatus struct {
+	Name  string       `json:"name"`
+	State ServiceState `json:"state"`
+}
+
+// ServiceState is how a service is.
+type ServiceState string
+
+const (
+	ServiceReady      ServiceState = "ready"
+	ServiceRestarting ServiceState = "restarting" // it ended and is about to be started again
+	ServiceFailed     ServiceState = "failed"     // it could not be started again, which is tried once more
+	ServiceStopped    ServiceState = "stopped"    // its environment does not run
+)
 
 // SnapshotRef names a snapshot of an environment.
 type SnapshotRef struct {
@@ -109,6 +128,9 @@ type Environments interface {
 	CreateEnvironment(ctx context.Context, r CreateEnvironment) (Environment, error)
 	Environment(ctx context.Context, ref string) (Environment, error)
 	Environments(ctx context.Context, f EnvironmentFilter) ([]Environment, error)
+	// AttachService streams what the last processes of a service wrote, from
+	// the oldest on; with follow until the last has ended. It takes no input.
+	AttachService(ctx context.Context, ref, service string, follow bool) (Attachment, error)
 	// PauseEnvironment freezes every process; ResumeEnvironment undoes it.
 	PauseEnvironment(ctx context.Context, ref string) (Environment, error)
 	ResumeEnvironment(ctx context.Context, ref string) (Environment, error)

@@ -40,7 +40,16 @@ func (c *Client) KillRun(ctx context.Context, id string) (mayfly.Run, error) {
 // AttachRun implements mayfly.Runs. The attachment has a connection of its
 // own, which the end of ctx closes.
 func (c *Client) AttachRun(ctx context.Context, id string, follow bool) (mayfly.Attachment, error) {
-	q := get("runs", id, "attach").set("follow", strconv.FormatBool(follow))
+	return c.attach(ctx, get("runs", id, "attach"), follow)
+}
+
+// AttachService implements mayfly.Environments, as AttachRun does.
+func (c *Client) AttachService(ctx context.Context, ref, service string, follow bool) (mayfly.Attachment, error) {
+	return c.attach(ctx, get("environments", ref, "services", service, "attach"), follow)
+}
+
+func (c *Client) attach(ctx context.Context, q request, follow bool) (mayfly.Attachment, error) {
+	q = q.set("follow", strconv.FormatBool(follow))
 	q.header = http.Header{"Connection": {"Upgrade"}, "Upgrade": {attach.Protocol}}
 	r, err := q.build(ctx)
 	if err != nil {

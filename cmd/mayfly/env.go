@@ -152,6 +152,9 @@ func showEnvironment(d environmentDetail) error {
 	}
 	line("isolation", string(e.Isolation))
 	line("limits", limitText(e.Limits))
+	for _, s := range e.Services {
+		line("service", s.Name+": "+string(s.State))
+	}
 	line("created", stamp(e.CreatedAt))
 	line("expires", stamp(e.ExpiresAt)+" ("+lifeLeft(e)+")")
 	line("idle", activity(e))

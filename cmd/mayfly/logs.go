@@ -21,24 +21,18 @@ func (a *app) logsCommand() *cobra.Command {
 		Long: `Print what a run wrote, or the last run of an environment: its standard output
 to standard output, its standard error to standard error. With --json: one
 object per line with the fields time, stream (stdout, stderr or notice), and
-text, or data in base64 where it is not UTF-8.`,
-		Example: "  mayfly logs swift-otter\n  mayfly logs -f run-06x9qk2n4c8wz3vy",
+text, or data in base64 where it is not UTF-8.
+
+With --service: what the last three processes of a service of ENV wrote, from
+the oldest on.`,
+		Example: "  mayfly logs swift-otter\n  mayfly logs -f run-06x9qk2n4c8wz3vy\n  mayfly logs swift-otter --service db",
 		Args:    arguments(1, 1, "ENV or RUN"), ValidArgsFunction: a.completeEnvironment,
 	}
 	asJSON := addJSON(c)
-	follow := c.Flags().BoolP("follow", "f", false, "go on until the run has ended")
+	follow := c.Flags().BoolP("follow", "f", false, "go on until the run, or the service's process, has ended")
+	service := c.Flags().String("service", "", "of this service, by its `NAME` in mayfly.yaml")
 	c.RunE = func(c *cobra.Command, args []string) error {
-		ctx := c.Context()
-		r, err := a.runOf(ctx, args[0])
-		if err != nil {
-			return err
-		}
-		var att mayfly.Attachment
-		if *follow {
-			att, err = a.attachLasting(ctx, r.ID)
-		} else {
-			att, err = a.svc().AttachRun(ctx, r.ID, false)
-		}
+		att, err := a.openLogs(c.Context(), args[0], *service, *follow)
 		if err != nil {
 			return err
 		}
@@ -53,6 +47,25 @@ text, or data in base64 where it is not UTF-8.`,
 		return copyOutput(att, stdout, stderr)
 	}
 	return c
+}
+
+// openLogs attaches to a run, or to a service of an environment.
+func (a *app) openLogs(ctx context.Context, ref, service string, follow bool) (mayfly.Attachment, error) {
+	if service != "" {
+		e, err := a.environment(ctx, ref)
+		if err != nil {
+			return nil, err
+		}
+		return a.svc().AttachService(ctx, e.ID, service, follow)
+	}
+	r, err := a.runOf(ctx, ref)
+	if err != nil {
+		return nil, err
+	}
+	if follow {
+		return a.attachLasting(ctx, r.ID)
+	}
+	return a.svc().AttachRun(ctx, r.ID, false)
 }
 
 // runOf finds a run by its id, or the last agent's run of an environment; if

@@ -284,6 +284,9 @@ var enums = map[reflect.Type][]string{
 		string(mayfly.Deleting), string(mayfly.Deleted), string(mayfly.Failed),
 	},
 	reflect.TypeFor[mayfly.Isolation](): {string(mayfly.Native), string(mayfly.GVisor)},
+	reflect.TypeFor[mayfly.ServiceState](): {
+		string(mayfly.ServiceReady), string(mayfly.ServiceRestarting), string(mayfly.ServiceFailed), string(mayfly.ServiceStopped),
+	},
 	reflect.TypeFor[mayfly.RunPhase](): {
 		string(mayfly.RunPending), string(mayfly.RunRunning), string(mayfly.RunExited),
 		string(mayfly.RunKilled), string(mayfly.RunTimedOut), string(mayfly.RunFailed),
@@ -369,7 +372,7 @@ var methods = map[string]string{
 	"deleteEnvironment": "DeleteEnvironment", "pauseEnvironment": "PauseEnvironment", "resumeEnvironment": "ResumeEnvironment",
 	"extendEnvironment": "ExtendEnvironment", "createSnapshot": "CreateSnapshot", "listSnapshots": "Snapshots", "rollback": "Rollback",
 	"diff": "Diff", "diffRows": "DiffRows", "hash": "Hash", "startRun": "StartRun", "listRuns": "Runs", "getRun": "Run", "waitRun": "WaitRun", "killRun": "KillRun",
-	"attachRun": "AttachRun", "getLogs": "AttachRun", "listTemplates": "Templates", "getTemplate": "Template", "putTemplate": "PutTemplate",
+	"attachRun": "AttachRun", "attachService": "AttachService", "getLogs": "AttachRun", "listTemplates": "Templates", "getTemplate": "Template", "putTemplate": "PutTemplate",
 	"putImage": "PutImage", "listEvents": "Events",
 	"getGraph": "Graph", "listExchanges": "Exchanges", "getContent": "Content", "forgetExact": "ForgetExact",
 	"addModel": "AddModel", "getModel": "Model", "listModels": "Models",
@@ -425,7 +428,7 @@ func validRequest(rt route) *http.Request {
 	if contentType != "" {
 		r.Header.Set("Content-Type", contentType)
 	}
-	if rt.op == "attachRun" {
+	if rt.op == "attachRun" || rt.op == "attachService" {
 		r.Header.Set("Upgrade", "mayfly-attach/1")
 	}
 	return r

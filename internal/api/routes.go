@@ -86,6 +86,9 @@ var routes = []route{
 	{method: "POST", pattern: "/v1/environments/{ref}/extend", op: "extendEnvironment", request: ExtendRequest{}, status: 200, response: mayfly.Environment{},
 		kinds: []mayfly.Kind{mayfly.NotFound, mayfly.Conflict}, handle: (*Server).extendEnvironment},
 
+	{method: "GET", pattern: "/v1/environments/{ref}/services/{service}/attach", op: "attachService", query: []string{"follow"}, status: 101,
+		kinds: []mayfly.Kind{mayfly.NotFound, mayfly.Unsupported}, handle: (*Server).attachService},
+
 	{method: "POST", pattern: "/v1/environments/{ref}/snapshots", op: "createSnapshot", request: SnapshotRequest{}, status: 201, response: mayfly.Snapshot{},
 		kinds: []mayfly.Kind{mayfly.NotFound, mayfly.Conflict, mayfly.Exhausted}, handle: (*Server).createSnapshot},
 	{method: "GET", pattern: "/v1/environments/{ref}/snapshots", op: "listSnapshots", status: 200, response: []mayfly.Snapshot{},

@@ -37,6 +37,19 @@ func (s *Server) listRuns(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *Server) attachRun(w http.ResponseWriter, r *http.Request) error {
+	return s.attach(w, r, "attachRun", func(ctx context.Context, follow bool) (mayfly.Attachment, error) {
+		return s.svc.AttachRun(ctx, r.PathValue("id"), follow)
+	})
+}
+
+func (s *Server) attachService(w http.ResponseWriter, r *http.Request) error {
+	return s.attach(w, r, "attachService", func(ctx context.Context, follow bool) (mayfly.Attachment, error) {
+		return s.svc.AttachService(ctx, r.PathValue("ref"), r.PathValue("service"), follow)
+	})
+}
+
+// attach upgrades the connection of op and serves an attachment on it.
+func (s *Server) attach(w http.ResponseWriter, r *http.Request, op string, open func(ctx context.Context, follow bool) (mayfly.Attachment, error)) error {
 	if !strings.EqualFold(r.Header.Get("Upgrade"), attach.Protocol) {
 		return mayfly.Errorf(mayfly.Invalid, "the request does not upgrade to %s", attach.Protocol).
 			Hint("for plain output use /v1/runs/{id}/logs")
@@ -47,7 +60,7 @@ func (s *Server) attachRun(w http.ResponseWriter, r *http.Request) error {
 	}
 	ctx, done := s.streaming(r)
 	defer done()
-	a, err := s.svc.AttachRun(ctx, r.PathValue("id"), follow)
+	a, err := open(ctx, follow)
 	if err != nil {
 		return cause(ctx, err)
 	}
@@ -63,7 +76,7 @@ func (s *Server) attachRun(w http.ResponseWriter, r *http.Request) error {
 	if _, err := io.WriteString(conn, head); err != nil {
 		return nil // the client has left
 	}
-	attach.Serve(ctx, conn, rw.Reader, a, func(err error) *mayfly.Error { return s.explain(err, id, "attachRun") })
+	attach.Serve(ctx, conn, rw.Reader, a, func(err error) *mayfly.Error { return s.explain(err, id, op) })
 	return nil
 }
 

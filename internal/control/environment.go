@@ -310,7 +310,9 @@ func (e *Engine) Environment(ctx context.Context, ref string) (mayfly.Environmen
 	if err != nil {
 		return mayfly.Environment{}, err
 	}
-	return env.Environment, nil
+	found := env.Environment
+	found.Services = e.servicesOf(env)
+	return found, nil
 }
 
 // Environments implements mayfly.Environments.
@@ -332,7 +334,9 @@ next:
 				continue next
 			}
 		}
-		environments = append(environments, r.Environment)
+		found := r.Environment
+		found.Services = e.servicesOf(r)
+		environments = append(environments, found)
 	}
 	return environments, err
 }

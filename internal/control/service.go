@@ -1,9 +1,12 @@
 package control
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -16,6 +19,56 @@ import (
 type attendance struct {
 	cancel context.CancelFunc
 	done   sync.WaitGroup
+	states map[string]mayfly.ServiceState // by name; guarded by Engine.mu
+}
+
+// setState notes how a service is.
+func (e *Engine) setState(a *attendance, service string, s mayfly.ServiceState) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	a.states[service] = s
+}
+
+// servicesOf tells how the services of an environment are.
+func (e *Engine) servicesOf(env *environment) []mayfly.ServiceStatus {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	var list []mayfly.ServiceStatus
+	for _, s := range env.Spec.Services {
+		state := mayfly.ServiceStopped
+		if a := e.attended[env.ID]; a != nil {
+			state = a.states[s.Name]
+		}
+		list = append(list, mayfly.ServiceStatus{Name: s.Name, State: state})
+	}
+	return list
+}
+
+// AttachService implements mayfly.Environments.
+func (e *Engine) AttachService(ctx context.Context, ref, service string, follow bool) (mayfly.Attachment, error) {
+	var env *environment
+	err := e.Store.View(ctx, func(tx *store.Tx) (err error) {
+		env, err = findEnvironment(tx, ref)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, s := range env.Spec.Services {
+		names = append(names, s.Name)
+	}
+	d, ok := e.Driver.(driver.Servicer)
+	switch {
+	case !slices.Contains(names, service):
+		return nil, mayfly.Errorf(mayfly.NotFound, "environment %s has no service %.40q", env.Name, service).
+			Hint("it has %s", cmp.Or(strings.Join(names, ", "), "none"))
+	case !env.object().Open:
+		return nil, mayfly.Errorf(mayfly.NotFound, "what the service %s wrote is gone with its environment", service)
+	case !ok:
+		return nil, mayfly.Errorf(mayfly.Unsupported, "services cannot run here")
+	}
+	return d.AttachService(ctx, env.Handle, env.Spec, service, follow)
 }
 
 // The pause before a service that ended is started again: it doubles until the
@@ -66,13 +119,14 @@ func (e *Engine) attend(d driver.Servicer, env *environment, processes []string)
 		return
 	}
 	ctx, cancel := context.WithCancel(e.ctx)
-	a := &attendance{cancel: cancel}
+	a := &attendance{cancel: cancel, states: map[string]mayfly.ServiceState{}}
 	e.attended[env.ID] = a
 	for i, s := range env.Spec.Services {
 		a.done.Add(1)
+		a.states[s.Name] = mayfly.ServiceReady
 		e.wg.Go(func() {
 			defer a.done.Done()
-			e.restart(ctx, d, env, s.Name, processes[i])
+			e.restart(ctx, d, env, a, s.Name, processes[i])
 		})
 	}
 }
@@ -91,7 +145,7 @@ func (e *Engine) dismiss(env string) {
 }
 
 // restart starts a service again whenever it ends.
-func (e *Engine) restart(ctx context.Context, d driver.Servicer, env *environment, name, process string) {
+func (e *Engine) restart(ctx context.Context, d driver.Servicer, env *environment, a *attendance, name, process string) {
 	pause := servicePause
 	for {
 		began := time.Now()
@@ -103,6 +157,7 @@ func (e *Engine) restart(ctx context.Context, d driver.Servicer, env *environmen
 			e.wake(env.ID)
 			return
 		}
+		e.setState(a, name, mayfly.ServiceRestarting)
 		if err != nil {
 			e.Log.Error("wait for a service", "environment", env.ID, "service", name, "error", err)
 		} else {
@@ -124,10 +179,12 @@ func (e *Engine) restart(ctx context.Context, d driver.Servicer, env *environmen
 			}
 			if err == nil {
 				process = started
+				e.setState(a, name, mayfly.ServiceReady)
 				e.noteService(ctx, env.ID, "service.started", fields{"service": name})
 				e.wake(env.ID) // to see who may use it
 				break
 			}
+			e.setState(a, name, mayfly.ServiceFailed)
 			failure := userError(e.Log, err, "environment", env.ID, "service", name)
 			e.noteService(ctx, env.ID, "service.failed", fields{"service": name, "error": failure.Message})
 		}

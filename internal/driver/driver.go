@@ -132,6 +132,9 @@ type Servicer interface {
 	// returns its process when it is ready, for WaitProcess. The sandbox runs.
 	// A service that does not become ready has no process left.
 	StartService(ctx context.Context, h Handle, s Spec, name string) (process string, err error)
+	// AttachService streams what the last processes of a service wrote; see
+	// mayfly.Environments. Safe beside everything else.
+	AttachService(ctx context.Context, h Handle, s Spec, name string, follow bool) (mayfly.Attachment, error)
 	// Admit lets exactly the given runs use the services, whose processes
 	// StartProcess tells how. What others had of them ends: passwords, and
 	// sessions that are open. When that is so already, it does nothing. The

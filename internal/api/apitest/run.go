@@ -337,6 +337,18 @@ func (s *Service) AttachRun(ctx context.Context, id string, follow bool) (mayfly
 	return &attachment{s: s, r: r, follow: follow}, nil
 }
 
+// AttachService implements mayfly.Environments. No environment has services.
+func (s *Service) AttachService(ctx context.Context, ref, service string, _ bool) (mayfly.Attachment, error) {
+	if err := s.enter(ctx, "AttachService"); err != nil {
+		return nil, err
+	}
+	defer s.mu.Unlock()
+	if _, err := s.find(ref); err != nil {
+		return nil, err
+	}
+	return nil, mayfly.Errorf(mayfly.NotFound, "no service %q", service)
+}
+
 type attachment struct {
 	s      *Service
 	r      *run

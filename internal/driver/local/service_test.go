@@ -325,6 +325,26 @@ func TestServiceIsTakenOverOrStartedAgain(t *testing.T) {
 		}
 	}
 	p.want("redis-cli get a", "b")
+	for _, follow := range []bool{false, true} {
+		log, err := d.AttachService(t.Context(), p.h, p.s, "cache", follow)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var said strings.Builder
+		for strings.Count(said.String(), "Ready to accept connections") < serviceProcesses {
+			o, err := log.Recv()
+			if err != nil {
+				t.Fatalf("after %q: %v", said.String(), err)
+			}
+			said.Write(o.Data)
+		}
+		if err := log.Signal(9); mayfly.KindOf(err) != mayfly.Unsupported {
+			t.Errorf("signal: got = %v, want a refusal", err)
+		}
+		if err := log.Close(); err != nil {
+			t.Error(err)
+		}
+	}
 	v, err := serviceOf(p.h, p.s, "cache")
 	if err != nil {
 		t.Fatal(err)
