@@ -74,6 +74,15 @@ type RowsRequest struct {
 	Format      string `json:"format,omitempty"` // "text" (for a person), "json", or SQL: "forward" makes To of From, "reverse" From of To
 }
 
+// Side is a part of an environment that can be rolled back by itself; empty
+// for all.
+type Side string
+
+const (
+	FilesSide    Side = "files" // all files but the data of services
+	DatabaseSide Side = "db"    // the data of services
+)
+
 // Snapshots takes, lists, restores and compares snapshots. A snapshot's ref
 // is its id or, within an environment, its number.
 type Snapshots interface {
@@ -82,7 +91,10 @@ type Snapshots interface {
 	// Rollback ends every process of the environment and puts its files back
 	// to the snapshot; an empty snapshot means the baseline of its last run.
 	// What was there is kept as a snapshot of kind rollback, which it returns.
-	Rollback(ctx context.Context, env, snapshot string) (Snapshot, error)
+	// With only one side, the other stays as it is; when that is the files, an
+	// environment with native isolation keeps its processes, but for those of
+	// its services, which are started again.
+	Rollback(ctx context.Context, env, snapshot string, only Side) (Snapshot, error)
 	// Diff streams the difference in the requested format.
 	Diff(ctx context.Context, r DiffRequest) (io.ReadCloser, error)
 	// DiffRows streams the difference between databases, row by row, in the

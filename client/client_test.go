@@ -243,7 +243,7 @@ func TestAnswersAreThoseOfTheServiceItself(t *testing.T) {
 	if err != nil || time.Until(e.ExpiresAt) < 4*time.Hour {
 		t.Errorf("ExtendEnvironment = %v, %v, want 5 h from now", e.ExpiresAt, err)
 	}
-	if _, err := c.Rollback(ctx, run.Environment, ""); err != nil {
+	if _, err := c.Rollback(ctx, run.Environment, "", ""); err != nil {
 		t.Error(err)
 	}
 	if e, err := c.DeleteEnvironment(ctx, "fork"); err != nil || e.Phase != mayfly.Deleted {

@@ -65,10 +65,11 @@ func (c *Client) Snapshots(ctx context.Context, env string) ([]mayfly.Snapshot, 
 }
 
 // Rollback implements mayfly.Snapshots.
-func (c *Client) Rollback(ctx context.Context, env, snapshot string) (mayfly.Snapshot, error) {
+func (c *Client) Rollback(ctx context.Context, env, snapshot string, only mayfly.Side) (mayfly.Snapshot, error) {
 	return fetch[mayfly.Snapshot](ctx, c, post("environments", env, "rollback"), struct {
-		Snapshot string `json:"snapshot,omitempty"`
-	}{snapshot})
+		Snapshot string      `json:"snapshot,omitempty"`
+		Only     mayfly.Side `json:"only,omitempty"`
+	}{snapshot, only})
 }
 
 // Diff implements mayfly.Snapshots.

@@ -100,7 +100,7 @@ func (s *Server) rollback(w http.ResponseWriter, r *http.Request) error {
 	if err := decodeBody(r, &q); err != nil {
 		return err
 	}
-	return answer(w, http.StatusOK)(s.svc.Rollback(r.Context(), r.PathValue("ref"), q.Snapshot))
+	return answer(w, http.StatusOK)(s.svc.Rollback(r.Context(), r.PathValue("ref"), q.Snapshot, q.Only))
 }
 
 // diffTypes are the formats of a difference. A patch holds the bytes of the

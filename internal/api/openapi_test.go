@@ -296,6 +296,7 @@ var enums = map[reflect.Type][]string{
 		string(mayfly.BaselineSnapshot), string(mayfly.FinalSnapshot), string(mayfly.ManualSnapshot),
 		string(mayfly.ForkSnapshot), string(mayfly.RollbackSnapshot), string(mayfly.StepSnapshot),
 	},
+	reflect.TypeFor[mayfly.Side]():       {string(mayfly.FilesSide), string(mayfly.DatabaseSide)},
 	reflect.TypeFor[mayfly.ChangeKind](): {string(mayfly.Added), string(mayfly.Modified), string(mayfly.Removed), string(mayfly.Renamed)},
 	reflect.TypeFor[mayfly.NodeKind](): {
 		string(mayfly.PromptNode), string(mayfly.OutputNode), string(mayfly.ActionNode),

@@ -38,7 +38,8 @@ type (
 	}
 	// RollbackRequest names the snapshot to go back to.
 	RollbackRequest struct {
-		Snapshot string `json:"snapshot,omitempty"` // empty: the baseline of the last run
+		Snapshot string      `json:"snapshot,omitempty"` // empty: the baseline of the last run
+		Only     mayfly.Side `json:"only,omitempty"`     // one side; empty for all
 	}
 	// HashResponse is the digest of a tree.
 	HashResponse struct {

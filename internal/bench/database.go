@@ -206,7 +206,7 @@ func (b *bench) databaseRollback(ctx context.Context, large database, plain *pla
 			return err
 		}
 		start := time.Now()
-		if _, err := b.Rollback(ctx, e.ID, snapshot.ID); err != nil {
+		if _, err := b.Rollback(ctx, e.ID, snapshot.ID, ""); err != nil {
 			return err
 		}
 		ms, err := b.ask(ctx, start, e.ID, firstSelect, firstAnswer)

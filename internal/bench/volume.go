@@ -121,7 +121,7 @@ func (b *bench) volumeRound(ctx context.Context, e mayfly.Environment, round int
 	if _, err := b.exec(ctx, e.ID, "/workspace/work", "touch", "50", fmt.Sprint(round+1000)); err != nil {
 		return err
 	}
-	return timed(&t.rollback, func() error { _, err := b.Rollback(ctx, e.ID, snap.ID); return err })
+	return timed(&t.rollback, func() error { _, err := b.Rollback(ctx, e.ID, snap.ID, ""); return err })
 }
 
 func (b *bench) readDiff(ctx context.Context, env string) error {

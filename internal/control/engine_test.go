@@ -180,7 +180,7 @@ func TestRollbackRestoresFilesAndKeepsWhatItReplaced(t *testing.T) {
 	r := wait(t, e, startRun(t, e, create(), "", "write", "a", "1"))
 	wait(t, e, startRun(t, e, nil, r.Environment, "write", "a", "2"))
 	sleeper := startRun(t, e, nil, r.Environment, "sleep")
-	saved, err := e.Rollback(t.Context(), r.Environment, r.Final)
+	saved, err := e.Rollback(t.Context(), r.Environment, r.Final, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -498,7 +498,7 @@ func story(t *testing.T, m *machine, engine func() *Engine) {
 	command("write", "a", "1")
 	command("write", "a", "2")
 	retry(func(e *Engine) error {
-		if _, err := e.Rollback(ctx, "one", "2"); err != nil {
+		if _, err := e.Rollback(ctx, "one", "2", ""); err != nil {
 			return err
 		}
 		return nil

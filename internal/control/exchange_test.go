@@ -166,7 +166,7 @@ func TestDoorIsOpenWhileTheSandboxIsAndOpensAgainAfterRestarts(t *testing.T) {
 	if !m.doors.has(r.Environment) || m.doors.opened != 3 {
 		t.Errorf("after a restart of the sandbox: opened %d times, want 3", m.doors.opened)
 	}
-	if _, err := e.Rollback(t.Context(), r.Environment, "1"); err != nil {
+	if _, err := e.Rollback(t.Context(), r.Environment, "1", ""); err != nil {
 		t.Fatal(err)
 	}
 	wait(t, e, startRun(t, e, nil, r.Environment, "true"))
@@ -295,7 +295,7 @@ func TestStepsAreNumberedAndSnapshottedAtTheirBoundaries(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := e.Rollback(t.Context(), r.Environment, snap.ID); err != nil {
+		if _, err := e.Rollback(t.Context(), r.Environment, snap.ID, ""); err != nil {
 			t.Fatal(err)
 		}
 		if got := m.driver.Read(r.Environment, "a"); got != want {

@@ -48,9 +48,10 @@ type environment struct {
 
 // rollback is a rollback that was asked for and is not finished.
 type rollback struct {
-	To    string `json:"to"`    // snapshot to restore
-	Saved string `json:"saved"` // snapshot of what it replaces
-	Actor string `json:"actor"`
+	To    string      `json:"to"`    // snapshot to restore
+	Saved string      `json:"saved"` // snapshot of what it replaces
+	Only  mayfly.Side `json:"only,omitempty"`
+	Actor string      `json:"actor"`
 }
 
 // run is the saved state of a run.

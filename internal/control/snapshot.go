@@ -89,15 +89,18 @@ func (e *Engine) Snapshots(ctx context.Context, ref string) ([]mayfly.Snapshot, 
 }
 
 // Rollback implements mayfly.Snapshots.
-func (e *Engine) Rollback(ctx context.Context, ref, to string) (mayfly.Snapshot, error) {
+func (e *Engine) Rollback(ctx context.Context, ref, to string, only mayfly.Side) (mayfly.Snapshot, error) {
 	var saved *snapshot
 	err := e.withEnvironment(ctx, ref, func(tx *store.Tx, env *environment) error {
+		if err := checkSide(env, only); err != nil {
+			return err
+		}
 		target, err := rollbackTarget(tx, env, to)
 		if err != nil {
 			return err
 		}
 		if env.Rollback != nil {
-			if env.Rollback.To != target.ID {
+			if env.Rollback.To != target.ID || env.Rollback.Only != only {
 				return mayfly.Errorf(mayfly.Conflict, "environment %s is being rolled back to another snapshot", env.Name).
 					Hint("try again when that is done")
 			}
@@ -107,7 +110,7 @@ func (e *Engine) Rollback(ctx context.Context, ref, to string) (mayfly.Snapshot,
 		if saved, err = e.requestSnapshot(tx, env, mayfly.RollbackSnapshot, "", ""); err != nil {
 			return err
 		}
-		env.Rollback = &rollback{To: target.ID, Saved: saved.ID, Actor: mayfly.Actor(ctx)}
+		env.Rollback = &rollback{To: target.ID, Saved: saved.ID, Only: only, Actor: mayfly.Actor(ctx)}
 		return nil
 	})
 	if err != nil {
@@ -123,6 +126,26 @@ func (e *Engine) Rollback(ctx context.Context, ref, to string) (mayfly.Snapshot,
 		return mayfly.Snapshot{}, err
 	}
 	return e.awaitSnapshot(ctx, saved)
+}
+
+// checkSide refuses to roll back a side that is not there, or not to be had now.
+func checkSide(env *environment, only mayfly.Side) error {
+	switch only {
+	case "", mayfly.FilesSide:
+		return nil
+	case mayfly.DatabaseSide:
+	default:
+		return mayfly.Errorf(mayfly.Invalid, "unknown side %q to roll back", only).
+			Hint("use %q or %q, or neither for everything", mayfly.FilesSide, mayfly.DatabaseSide)
+	}
+	if len(env.Spec.Services) == 0 {
+		return mayfly.Errorf(mayfly.Invalid, "environment %s has no services whose data could be rolled back", env.Name).
+			Hint("roll everything back: mayfly rollback %s", env.Name)
+	}
+	if env.Phase == mayfly.Paused {
+		return mayfly.Errorf(mayfly.Conflict, "environment %s is paused", env.Name).Hint("mayfly env resume %s", env.Name)
+	}
+	return nil
 }
 
 // rollbackTarget is the snapshot that a rollback restores: the one asked for,

@@ -303,62 +303,6 @@ func (e *Engine) settleFinal(tx *store.Tx, s *situation, snap *snapshot) error {
 	return put(tx, r)
 }
 
-// stepRollback puts the volume back to a snapshot, once what it replaces has
-// been captured.
-func (e *Engine) stepRollback(ctx context.Context, s *situation) (bool, error) {
-	env := s.env
-	if env.Rollback == nil {
-		return false, nil
-	}
-	wanted := *env.Rollback
-	var saved *snapshot
-	err := e.update(ctx, env.ID, func(tx *store.Tx) (err error) {
-		if saved, err = get[snapshot](tx, kindSnapshot, wanted.Saved); err != nil {
-			return err
-		}
-		return e.condemnRuns(tx, env.ID, "the environment was rolled back")
-	})
-	if err != nil {
-		return false, err
-	}
-	if saved.Failure == nil {
-		if err := e.stop(ctx, env); err != nil {
-			return false, err
-		}
-		if err := e.Driver.Rollback(ctx, env.Handle, wanted.To); err != nil {
-			return false, fmt.Errorf("roll back: %w", err)
-		}
-	}
-	exits := e.collectExits(ctx, s)
-	return true, e.change(ctx, env.ID, func(tx *store.Tx, env *environment) error {
-		env.Rollback = nil
-		if saved.Failure != nil {
-			return nil // whoever asked reads the failure from the snapshot
-		}
-		runs, err := openOf[run](tx, kindRun, env.ID)
-		if err != nil {
-			return err
-		}
-		for _, r := range runs {
-			if r.Phase == mayfly.RunPending {
-				continue // asked for later: it starts on what was restored
-			}
-			exit, ok := exits[r.ID]
-			if !r.Phase.Ended() {
-				if err := e.endRun(tx, r, exit, ok); err != nil {
-					return err
-				}
-			}
-			r.Settled = true
-			if err := put(tx, r); err != nil {
-				return err
-			}
-		}
-		env.Phase = mayfly.Pending
-		return e.emit(tx, wanted.Actor, "environment.rolledback", env.ID, "", fields{"to": wanted.To, "saved": wanted.Saved})
-	})
-}
-
 // stepSandbox starts, pauses and resumes the sandbox, and notices its end.
 func (e *Engine) stepSandbox(ctx context.Context, s *situation) (bool, error) {
 	env := s.env

@@ -200,7 +200,7 @@ func (w *world) rollback(ctx context.Context) error {
 	for snap, content := range p.snapshots {
 		p.live = ""
 		p.runs = map[string]int{} // one may still be on its way, and is ended
-		_, err := w.in.client.Rollback(ctx, id, snap)
+		_, err := w.in.client.Rollback(ctx, id, snap, "")
 		if err == nil {
 			p.live = content
 		}

@@ -95,8 +95,9 @@ type Driver interface {
 	// is left as it is.
 	Snapshot(ctx context.Context, h Handle, snapshot string) (pause time.Duration, err error)
 	RemoveSnapshot(ctx context.Context, h Handle, snapshot string) error
-	// Rollback replaces the volume's live state; the sandbox is stopped.
-	Rollback(ctx context.Context, h Handle, snapshot string) error
+	// Rollback replaces the volume's live state, or one side of it; the sandbox
+	// is stopped. For the data of services it is enough that those are.
+	Rollback(ctx context.Context, h Handle, snapshot string, only mayfly.Side) error
 	// Diff and Hash read states of a volume; safe beside everything else. An
 	// empty From means the template, an empty To the live state.
 	Diff(ctx context.Context, h Handle, s Spec, r mayfly.DiffRequest) (io.ReadCloser, error)
@@ -135,6 +136,8 @@ type Servicer interface {
 	// AttachService streams what the last processes of a service wrote; see
 	// mayfly.Environments. Safe beside everything else.
 	AttachService(ctx context.Context, h Handle, s Spec, name string, follow bool) (mayfly.Attachment, error)
+	// StopServices ends every process of the services. The sandbox runs.
+	StopServices(ctx context.Context, h Handle, s Spec) error
 	// Admit lets exactly the given runs use the services, whose processes
 	// StartProcess tells how. What others had of them ends: passwords, and
 	// sessions that are open. When that is so already, it does nothing. The

@@ -267,31 +267,40 @@ func (p *pool) Snapshot(ctx context.Context, env, snapshot string) error {
 
 func (p *pool) Rollback(ctx context.Context, env, snapshot string) error {
 	return p.do(ctx, "roll back volume", []string{env, snapshot}, func() error {
-		src, next := p.snapshot(env, snapshot), p.next(env)
-		if err := wantSnapshot(src, env, snapshot); err != nil {
-			return err
-		}
-		if err := p.discard(ctx, next); err != nil {
-			return err
-		}
-		if err := p.step("rollback clone"); err != nil {
-			return err
-		}
-		if err := p.clone(ctx, src, next, false, upperName, dbName); err != nil {
-			return err
-		}
-		if err := p.prepare(ctx, env, next); err != nil {
-			return err
-		}
-		if err := p.step("rollback exchange"); err != nil {
-			return err
-		}
-		err := unix.Renameat2(unix.AT_FDCWD, next, unix.AT_FDCWD, p.live(env), unix.RENAME_EXCHANGE)
-		if err != nil {
-			return &os.LinkError{Op: "exchange", Old: next, New: p.live(env), Err: err}
-		}
-		return p.discard(ctx, next)
+		return p.replaceLive(ctx, env, snapshot, func(string) error { return nil }, upperName, dbName)
 	})
+}
+
+// replaceLive makes parts of a snapshot, which edit may change and add to, the
+// live state of a volume.
+func (p *pool) replaceLive(ctx context.Context, env, snapshot string, edit func(next string) error, parts ...string) error {
+	src, next := p.snapshot(env, snapshot), p.next(env)
+	if err := wantSnapshot(src, env, snapshot); err != nil {
+		return err
+	}
+	if err := p.discard(ctx, next); err != nil {
+		return err
+	}
+	if err := p.step("rollback clone"); err != nil {
+		return err
+	}
+	if err := p.clone(ctx, src, next, false, parts...); err != nil {
+		return err
+	}
+	if err := edit(next); err != nil {
+		return err
+	}
+	if err := p.prepare(ctx, env, next); err != nil {
+		return err
+	}
+	if err := p.step("rollback exchange"); err != nil {
+		return err
+	}
+	err := unix.Renameat2(unix.AT_FDCWD, next, unix.AT_FDCWD, p.live(env), unix.RENAME_EXCHANGE)
+	if err != nil {
+		return &os.LinkError{Op: "exchange", Old: next, New: p.live(env), Err: err}
+	}
+	return p.discard(ctx, next)
 }
 
 func (p *pool) RemoveSnapshot(ctx context.Context, env, snapshot string) error {
@@ -460,6 +469,9 @@ func (p *pool) recoverVolume(ctx context.Context, env string) error {
 		if err := p.removeHidden(ctx, dir); err != nil {
 			return err
 		}
+	}
+	if err := p.dropPart(ctx, env); err != nil {
+		return err
 	}
 	return p.mkdirs(env)
 }

@@ -69,6 +69,13 @@ type Pool interface {
 	// to crashes: afterwards live is the one or the other, never a mixture.
 	// The caller has ended every process and unmounted the overlay.
 	Rollback(ctx context.Context, env, snapshot string) error
+	// RollbackUpper and RollbackDB replace one side of the live state; the other
+	// stays as it is. RollbackUpper is as atomic as Rollback. RollbackDB replaces
+	// the entries of the directory, each at once and none before all are copied,
+	// and works while the directory is mounted; an entry's own processes have
+	// ended. After a crash among the entries it is repeated before any is used.
+	RollbackUpper(ctx context.Context, env, snapshot string) error
+	RollbackDB(ctx context.Context, env, snapshot string) error
 	// RemoveSnapshot of a missing snapshot is not an error.
 	RemoveSnapshot(ctx context.Context, env, snapshot string) error
 	// Destroy removes everything of an environment, snapshots and host

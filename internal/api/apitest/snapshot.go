@@ -82,7 +82,7 @@ func (s *Service) Snapshots(ctx context.Context, env string) ([]mayfly.Snapshot,
 	return list, nil
 }
 
-func (s *Service) Rollback(ctx context.Context, env, ref string) (mayfly.Snapshot, error) {
+func (s *Service) Rollback(ctx context.Context, env, ref string, only mayfly.Side) (mayfly.Snapshot, error) {
 	if err := s.enter(ctx, "Rollback"); err != nil {
 		return mayfly.Snapshot{}, err
 	}
@@ -101,6 +101,9 @@ func (s *Service) Rollback(ctx context.Context, env, ref string) (mayfly.Snapsho
 	to, err := s.snapshotOf(e, ref)
 	if err != nil {
 		return mayfly.Snapshot{}, err
+	}
+	if only == mayfly.DatabaseSide {
+		return mayfly.Snapshot{}, mayfly.Errorf(mayfly.Invalid, "environment %s has no services whose data could be rolled back", e.Name)
 	}
 	replaced := s.take(ctx, e, mayfly.RollbackSnapshot, "", "")
 	e.files = maps.Clone(to.files)

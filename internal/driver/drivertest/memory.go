@@ -260,7 +260,7 @@ func (m *Memory) RemoveSnapshot(ctx context.Context, h driver.Handle, snapshot s
 }
 
 // Rollback implements driver.Driver.
-func (m *Memory) Rollback(ctx context.Context, h driver.Handle, snapshot string) error {
+func (m *Memory) Rollback(ctx context.Context, h driver.Handle, snapshot string, only mayfly.Side) error {
 	return m.do("rollback", func() error {
 		e := m.machine(h)
 		if e.sandbox == driver.SandboxAlive || e.sandbox == driver.SandboxFrozen {
@@ -269,9 +269,27 @@ func (m *Memory) Rollback(ctx context.Context, h driver.Handle, snapshot string)
 		if e.snapshots[snapshot] == nil {
 			return mayfly.Errorf(mayfly.NotFound, "no snapshot %s", snapshot)
 		}
-		e.files = maps.Clone(e.snapshots[snapshot])
+		restored := maps.Clone(e.snapshots[snapshot])
+		for name, content := range e.files {
+			if only != "" && sideOf(name) != only {
+				restored[name] = content
+			}
+		}
+		maps.DeleteFunc(restored, func(name, _ string) bool {
+			_, there := e.files[name]
+			return only != "" && sideOf(name) != only && !there
+		})
+		e.files = restored
 		return nil
 	})
+}
+
+// sideOf is where a "file" lies: those of services begin with db/.
+func sideOf(name string) mayfly.Side {
+	if strings.HasPrefix(name, "db/") {
+		return mayfly.DatabaseSide
+	}
+	return mayfly.FilesSide
 }
 
 // Diff implements driver.Driver: a JSON list of changed names.

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"mayfly.dev/mayfly"
 	"mayfly.dev/mayfly/internal/volume"
@@ -150,4 +151,41 @@ func TestBaselineThatFailsLeavesNothing(t *testing.T) {
 	if volumes, err := d.pool.Volumes(t.Context()); len(volumes) > 0 || err != nil {
 		t.Errorf("left: %v %v", volumes, err)
 	}
+}
+
+// The data alone goes back, and what runs keeps its connection string.
+func TestDatabaseAloneIsRolledBackUnderALiveRun(t *testing.T) {
+	needPostgres(t)
+	d := keyed(t)
+	l, err := templateOf(t, d, shop, shopFiles)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := enter(t, d, l, nil)
+	p.snapshot("one")
+	p.want("psql -qc 'DROP TABLE customer' && echo two > f", "")
+	run := p.begin("psql -Atc 'SELECT to_regclass($$customer$$) IS NULL'; touch asked; until [ -e go ]; do sleep 0.01; done; psql -Atc 'SELECT count(*) FROM customer'; cat f")
+	p.want("until [ -e asked ]; do sleep 0.01; done", "")
+	p.snapshot("two")
+	began := time.Now()
+	if err := errors.Join(d.StopServices(t.Context(), p.h, p.s), d.Rollback(t.Context(), p.h, "one", mayfly.DatabaseSide)); err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("stopped and put back in %v", time.Since(began))
+	p.start()
+	t.Logf("rolled back in %v", time.Since(began))
+	p.want("touch go", "")
+	if said, code := p.end(run); said != "t\n100\ntwo" || code != 0 {
+		t.Errorf("got = %q (status %d), want the old rows and the new file", said, code)
+	}
+	if err := errors.Join(d.Stop(t.Context(), p.h), d.Rollback(t.Context(), p.h, "one", mayfly.FilesSide)); err != nil {
+		t.Fatal(err)
+	}
+	p.start()
+	p.want("ls f 2>/dev/null; psql -Atc 'SELECT count(*) FROM customer'", "100")
+	if err := errors.Join(d.Stop(t.Context(), p.h), d.Rollback(t.Context(), p.h, "two", "")); err != nil {
+		t.Fatal(err)
+	}
+	p.start()
+	p.want("cat f; psql -Atc 'SELECT to_regclass($$customer$$) IS NULL'", "two\nt")
 }

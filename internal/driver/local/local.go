@@ -418,7 +418,13 @@ func (d *Driver) RemoveSnapshot(ctx context.Context, h driver.Handle, snapshot s
 }
 
 // Rollback implements driver.Driver.
-func (d *Driver) Rollback(ctx context.Context, h driver.Handle, snapshot string) error {
+func (d *Driver) Rollback(ctx context.Context, h driver.Handle, snapshot string, only mayfly.Side) error {
+	switch only {
+	case mayfly.FilesSide:
+		return d.pool.RollbackUpper(ctx, h.Environment, snapshot)
+	case mayfly.DatabaseSide:
+		return d.pool.RollbackDB(ctx, h.Environment, snapshot)
+	}
 	return d.pool.Rollback(ctx, h.Environment, snapshot)
 }
 

@@ -245,6 +245,23 @@ func (d *Driver) forgetProcesses(v service) error {
 	return err
 }
 
+// StopServices implements driver.Servicer.
+func (d *Driver) StopServices(ctx context.Context, h driver.Handle, s driver.Spec) error {
+	defer d.forgetDatabase(h.Environment)
+	ctx, cancel := context.WithTimeout(ctx, clearTimeout)
+	defer cancel()
+	for _, l := range s.Services {
+		v, err := serviceOf(h, s, l.Name)
+		if err == nil {
+			err = d.clear(ctx, v)
+		}
+		if err != nil {
+			return fmt.Errorf("stop service %s: %w", l.Name, err)
+		}
+	}
+	return nil
+}
+
 // clear ends every process of a service.
 func (d *Driver) clear(ctx context.Context, v service) error {
 	conn, err := d.dial(ctx, v.h)

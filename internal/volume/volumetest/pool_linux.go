@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -355,6 +356,67 @@ func testRollback(t *testing.T, p volume.Pool) {
 			t.Errorf("database = %q, %v, want %q", got, err, "one")
 		}
 	}
+}
+
+// testRollbackSides rolls one side back after the other; that of the databases
+// under a mount, as it is in a sandbox that lives.
+func testRollbackSides(t *testing.T, p volume.Pool) {
+	ctx := t.Context()
+	lower := gnarlyLower(t)
+	must(t, p.Create(ctx, "e1"))
+	tree := p.Live("e1")
+	merged, unmount := Mount(t, tree, lower)
+	gnarlyChanges(t, merged)
+	gnarlyChanges(t, tree.DB+"/one")
+	write(t, tree.DB+"/gone/rows", "one")
+	unmount()
+	must(t, p.Snapshot(ctx, "e1", "s1"))
+	oldUpper, oldDB := ManifestOf(t, tree.Upper), entriesOf(t, tree.DB)
+	write(t, tree.Upper+"/own", "two")
+	must(t, os.RemoveAll(tree.DB+"/gone"))
+	write(t, tree.DB+"/one/rows", "two")
+	write(t, tree.DB+"/new/rows", "two")
+	must(t, p.Snapshot(ctx, "e1", "s2"))
+	newUpper, newDB := ManifestOf(t, tree.Upper), entriesOf(t, tree.DB)
+
+	mount := t.TempDir()
+	must(t, unix.Mount(tree.DB, mount, "", unix.MS_BIND, ""))
+	must(t, p.RollbackDB(ctx, "e1", "s1"))
+	if got, err := os.ReadFile(mount + "/gone/rows"); err != nil || string(got) != "one" {
+		t.Errorf("through a mount: got = %q, %v, want %q", got, err, "one")
+	}
+	must(t, unix.Unmount(mount, 0))
+	compare(t, "upper beside old databases", ManifestOf(t, tree.Upper), newUpper)
+	compare(t, "old databases", entriesOf(t, tree.DB), oldDB)
+	must(t, p.RollbackUpper(ctx, "e1", "s1"))
+	compare(t, "old upper", ManifestOf(t, tree.Upper), oldUpper)
+	must(t, p.RollbackDB(ctx, "e1", "s2"))
+	compare(t, "new databases", entriesOf(t, tree.DB), newDB)
+	must(t, p.RollbackUpper(ctx, "e1", "s2"))
+	must(t, p.RollbackUpper(ctx, "e1", "s1"))
+	compare(t, "old upper again", ManifestOf(t, tree.Upper), oldUpper)
+	compare(t, "databases beside it", entriesOf(t, tree.DB), newDB)
+	if entries, err := os.ReadDir(tree.Work); err != nil || len(entries) != 0 {
+		t.Errorf("work directory holds %v, %v, want nothing", entries, err)
+	}
+	_, unmount = Mount(t, tree, lower)
+	unmount()
+	must(t, p.Snapshot(ctx, "e1", "s3"))
+	compare(t, "snapshot of two times", entriesOf(t, p.At("e1", "s3").DB), newDB)
+	for what, err := range map[string]error{"upper": p.RollbackUpper(ctx, "e1", "missing"), "db": p.RollbackDB(ctx, "e1", "missing")} {
+		if mayfly.KindOf(err) != mayfly.NotFound {
+			t.Errorf("%s of a missing snapshot: err = %v, want kind %s", what, err, mayfly.NotFound)
+		}
+	}
+}
+
+// entriesOf is what lies below the entries of a directory: those themselves
+// have other times after they were exchanged.
+func entriesOf(t *testing.T, dir string) Manifest {
+	t.Helper()
+	m := ManifestOf(t, dir)
+	maps.DeleteFunc(m, func(name, _ string) bool { return !strings.Contains(name, "/") })
+	return m
 }
 
 func testForks(t *testing.T, p volume.Pool) {

@@ -20,6 +20,7 @@ func Run(t *testing.T, open func(t testing.TB) volume.Pool) {
 		"SnapshotOfAFrozenWriterIsExact":         testFrozenWriter,
 		"SnapshotKeepsEverything":                testSnapshotKeeps,
 		"RollbackRestoresDeletedFile":            testRollback,
+		"RollbackOfOneSideLeavesTheOther":        testRollbackSides,
 		"ForkOfAForkIsIndependent":               testForks,
 		"MissingThingsAreErrors":                 testMissing,
 		"DestroyRemovesEverything":               testDestroy,
