@@ -230,11 +230,11 @@ func (l *commitLog) compareRange(a, b *os.File, e extent, blockSize int, suspect
 }
 
 func (l *commitLog) comparePages(a, b *os.File, e extent, blockSize int, suspect func([]byte) bool) ([]span, error) {
-	const chunk = 256 << 10
+	chunk := min(int64(256<<10/blockSize*blockSize), e.end-e.begin)
 	x, y := make([]byte, chunk), make([]byte, chunk)
 	var spans []span
 	for at := e.begin; at < e.end; {
-		n := min(int64(chunk/blockSize*blockSize), e.end-at)
+		n := min(chunk, e.end-at)
 		for _, r := range []struct {
 			f *os.File
 			b []byte
