@@ -363,17 +363,7 @@ func (w *world) finish() {
 		t.Errorf("volumes left: %v", left)
 	}
 	w.in.stop()
-	left := w.in.leftovers()
-	for range 50 { // a process that ends is there for a moment more
-		if len(left) == 0 {
-			break
-		}
-		time.Sleep(20 * time.Millisecond)
-		left = w.in.leftovers()
-	}
-	if len(left) > 0 {
-		t.Errorf("left on the machine:\n%s", strings.Join(left, "\n"))
-	}
+	w.in.awaitNothing()
 	t.Logf("%d events, each once", w.in.checkLedger())
 	if socket := filepath.Join(w.in.dir, "mayfly.sock"); exists(socket) {
 		t.Errorf("%s is left", socket)

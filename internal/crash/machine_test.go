@@ -39,12 +39,15 @@ type installation struct {
 	lock   mayfly.Lock
 }
 
-func install(t *testing.T) *installation {
+func install(t *testing.T) *installation { return installWith(t) }
+
+// installWith is install with services in the template.
+func installWith(t *testing.T, services ...mayfly.LockedService) *installation {
 	in := &installation{t: t, dir: filepath.Join(t.TempDir(), "state")}
 	in.client = client.New(filepath.Join(in.dir, "mayfly.sock"))
 	t.Cleanup(in.tearDown)
 	in.start()
-	in.prepare()
+	in.prepare(services)
 	return in
 }
 
@@ -107,7 +110,7 @@ func (in *installation) stop() {
 }
 
 // prepare makes the template: the host's programs and one file.
-func (in *installation) prepare() {
+func (in *installation) prepare(services []mayfly.LockedService) {
 	in.t.Helper()
 	digest, err := host.Digest()
 	if err != nil {
@@ -115,7 +118,7 @@ func (in *installation) prepare() {
 	}
 	content := []byte("start\n")
 	sum := sha256.Sum256(content)
-	in.lock, err = manifest.Resolve(manifest.Manifest{Name: "crash"},
+	in.lock, err = manifest.Resolve(manifest.Manifest{Name: "crash", Services: services},
 		mayfly.LockedBase{Kind: "host", Digest: digest},
 		mayfly.LockedWorkspace{Digest: "sha256:" + hex.EncodeToString(sum[:]), Files: 1}, nil, 1)
 	if err != nil {
@@ -205,6 +208,20 @@ func (in *installation) leftovers() (left []string) {
 		}
 	}
 	return left
+}
+
+// awaitNothing wants leftovers to come to an end.
+func (in *installation) awaitNothing() {
+	in.t.Helper()
+	left := in.leftovers()
+	for range 50 { // a process that ends is there for a moment more
+		if len(left) == 0 {
+			return
+		}
+		time.Sleep(20 * time.Millisecond)
+		left = in.leftovers()
+	}
+	in.t.Errorf("left on the machine:\n%s", strings.Join(left, "\n"))
 }
 
 // volumes lists the directories of environments while the pool is mounted.
