@@ -25,7 +25,7 @@ func TestSectionsMeasure(t *testing.T) {
 	}
 	output := filepath.Join(t.TempDir(), "results.json")
 	tiny := sizes{rounds: 2, few: 1, burst: 3, small: 100, large: 200, idle: 3, baseIdle: 2, database: 8, huge: 16, clones: 2, seconds: 1}
-	if err := run(t.Context(), bin, "start|run|burst|volume|idle|database", output, tiny); err != nil {
+	if err := run(t.Context(), bin, "start|run|burst|volume|idle|replay|database", output, tiny); err != nil {
 		t.Fatal(err)
 	}
 	b, err := os.ReadFile(output)
@@ -48,6 +48,7 @@ func TestSectionsMeasure(t *testing.T) {
 		"delete, 100 files against rm -rf", "idle x3: memory, PSS against bwrap",
 		"clone 8 MB to SELECT, p50 against cp -a", "clone 8 MB to SELECT, p50 against pg_dump, pg_restore", "clone 16 MB to SELECT against of 8 MB",
 		"rollback, files and 8 MB against CREATE DATABASE TEMPLATE", "2 clones at once, all against one",
+		"replay of 2 steps against recorded run",
 		"idle instance, PSS against plain", "pgbench inside against plain",
 	} {
 		if r := seen[name]; r.Value <= 0 || r.Baseline <= 0 {

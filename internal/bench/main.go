@@ -64,13 +64,14 @@ var sections = []struct {
 	{"files", (*bench).fileWork},
 	{"idle", (*bench).idleEnvironments},
 	{"gateway", (*bench).gateway},
+	{"replay", (*bench).replays},
 	{"database", (*bench).databases},
 }
 
 func main() {
 	output := flag.String("o", "", "file for the results as JSON")
 	bin := flag.String("bin", "bin", "directory of mayfly and mayfly-guest")
-	only := flag.String("only", "", "measure only the sections that match: start, run, burst, volume, files, idle, gateway, database")
+	only := flag.String("only", "", "measure only the sections that match: start, run, burst, volume, files, idle, gateway, replay, database")
 	small := flag.Bool("quick", false, "measure little, to see that it works")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
