@@ -28,7 +28,7 @@ var allowed = map[string][]string{
 	"internal/control": {"internal/driver", "internal/store"},
 	"cmd/mayfly":       {"*"},
 	"cmd/mayfly-guest": {"internal/guest/record", "internal/guest/wire", "internal/sandbox/boot"},
-	"internal/bench":   {"client"},
+	"internal/bench":   {"client", "internal/scriptedmodel"},
 	"internal/agents":  {"client", "internal/scriptedmodel"},
 }
 

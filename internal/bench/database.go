@@ -57,6 +57,9 @@ func (b *bench) databases(ctx context.Context) (err error) {
 	if err := b.databaseRollback(ctx, large, plain); err != nil {
 		return err
 	}
+	if err := b.databaseRows(ctx, large); err != nil {
+		return err
+	}
 	if err := b.databaseBurst(ctx, large, plain); err != nil {
 		return err
 	}
@@ -219,6 +222,32 @@ func (b *bench) databaseRollback(ctx context.Context, large database, plain *pla
 		against("CREATE DATABASE TEMPLATE", plain.templates.median()).atMost(250))
 	_, err = b.DeleteEnvironment(ctx, e.ID)
 	return err
+}
+
+// databaseRows measures how long the command line takes to name changed rows.
+func (b *bench) databaseRows(ctx context.Context, large database) error {
+	const changed = 1000
+	var took samples
+	for range min(3, b.few) {
+		e, _, err := b.clone(ctx, large)
+		if err != nil {
+			return err
+		}
+		update := fmt.Sprintf("UPDATE large SET text = 'changed' WHERE id <= %d", changed)
+		if _, err := b.exec(ctx, e.ID, "/workspace/work", "query", update); err != nil {
+			return err
+		}
+		ms, err := whole(b.command(ctx, "diff", "--rows", "--json", e.ID))
+		if err != nil {
+			return err
+		}
+		took = append(took, ms)
+		if _, err := b.DeleteEnvironment(ctx, e.ID); err != nil {
+			return err
+		}
+	}
+	b.report(took.result(fmt.Sprintf("diff of %d rows in %s", changed, megabytes(b.sizes.database)), "ms").atMost(1000))
+	return nil
 }
 
 // databaseBurst measures clones that are asked for at once, and what they
