@@ -476,11 +476,8 @@ func TestLimitsAreInForce(t *testing.T) {
 
 func TestSocketOfDeepDirectoryIsReached(t *testing.T) {
 	w := newWorld(t)
-	deep := filepath.Join(w.dir, strings.Repeat("d", 120), strings.Repeat("e", 120))
-	if err := os.MkdirAll(deep, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	e := w.start("env-1", func(s *sandbox.Spec) { s.Host = deep })
+	w.dir = filepath.Join(w.dir, strings.Repeat("d", 120), strings.Repeat("e", 120))
+	e := w.start("env-1")
 	if got := e.shell("echo deep"); got != "deep" {
 		t.Errorf("got = %q, want deep", got)
 	}
