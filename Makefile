@@ -20,7 +20,7 @@ TESTFLAGS ?= -p 2 -timeout 10m
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
-.PHONY: all setup build demo test bench crash escape gvisor agents agents_all corruption rowdiff check clean
+.PHONY: all setup build demo test bench crash escape gvisor agents agents_all corruption instant rowdiff check clean
 
 all: build
 
@@ -79,6 +79,11 @@ agents_all:
 corruption:
 	@scripts/setup.sh test
 	@MAYFLY_CORRUPTION_ROUNDS=500 CGO_ENABLED=0 $(GO) run ./internal/testreport -count=1 -timeout 120m -run TestFrozenSnapshotsAreSound ./internal/postgres
+
+# A counter in a file and in a row: each snapshot has both of the same instant.
+instant:
+	@scripts/setup.sh test
+	@MAYFLY_INSTANT_ROUNDS=500 CGO_ENABLED=0 $(GO) run ./internal/testreport -count=1 -timeout 60m -run TestFilesAndRowsAreOfTheSameInstant ./internal/driver/local
 
 # Random schemas and changes: scripts made of a difference give the other state.
 rowdiff:
