@@ -48,7 +48,7 @@ func (e *Engine) DiffRows(ctx context.Context, r mayfly.RowsRequest) (io.ReadClo
 		return nil, errStopping()
 	}
 	if err := <-c.begun; err != nil {
-		return nil, c.cause(err)
+		return nil, err
 	}
 	return c, nil
 }
@@ -109,8 +109,10 @@ func (c *comparison) Close() error {
 func (c *comparison) run() {
 	defer context.AfterFunc(c.engine.ctx, c.cancel)()
 	err := c.begin()
-	c.begun <- err
-	if err == nil {
+	if err != nil {
+		c.begun <- c.cause(err) // before its context ends
+	} else {
+		c.begun <- nil
 		<-c.ctx.Done()
 		c.body.Close()
 	}
