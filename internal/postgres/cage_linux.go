@@ -56,12 +56,13 @@ func (c cage) start(cmd *exec.Cmd, ended <-chan struct{}) error {
 	if c.uid == 0 || c.gid == 0 {
 		return errors.New("no user id to start a program under")
 	}
-	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags: unix.CLONE_NEWPID | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS,
-		Credential: &syscall.Credential{Uid: c.uid, Gid: c.gid},
-		Pdeathsig:  unix.SIGKILL,
-		Setsid:     true,
+	if cmd.SysProcAttr == nil {
+		cmd.SysProcAttr = &syscall.SysProcAttr{}
 	}
+	cmd.SysProcAttr.Cloneflags = unix.CLONE_NEWPID | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS
+	cmd.SysProcAttr.Credential = &syscall.Credential{Uid: c.uid, Gid: c.gid}
+	cmd.SysProcAttr.Pdeathsig = unix.SIGKILL
+	cmd.SysProcAttr.Setsid = true
 	started := make(chan error, 1)
 	go onThread(func() {
 		err := c.enter()

@@ -31,13 +31,11 @@ func newWorkshop(dirs ...Dir) workshop {
 func (w workshop) Launch(_ context.Context, c Command) (Process, error) {
 	p := &localProcess{ended: make(chan struct{})}
 	p.cmd = &exec.Cmd{Path: c.Argv[0], Args: c.Argv, Env: c.Env, Dir: c.Dir, Stdout: &p.output, Stderr: &p.output}
+	if w.group != nil {
+		p.cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(w.group.Fd())}
+	}
 	if err := w.start(p.cmd, p.ended); err != nil {
 		return nil, err
-	}
-	if w.group != nil {
-		if err := os.WriteFile(w.group.Name()+"/cgroup.procs", []byte(itoa(p.cmd.Process.Pid)), 0); err != nil {
-			return nil, err
-		}
 	}
 	go func() {
 		p.cmd.Wait()
