@@ -35,11 +35,6 @@ func (b *bench) base(ctx context.Context) (template, dir string, err error) {
 	return b.template, dir, nil
 }
 
-// rest is a pause before each of what is measured in turn: when a container or
-// an environment has ended, the kernel still takes its namespaces and control
-// groups apart, which is not the next one's time.
-func rest() { time.Sleep(50 * time.Millisecond) }
-
 // start measures an environment from the request to the first instruction of
 // a command inside, beside bubblewrap and runc.
 func (b *bench) start(ctx context.Context) error {
@@ -53,7 +48,6 @@ func (b *bench) start(ctx context.Context) error {
 	}
 	var ready, run, wrap, oci, remove samples
 	for i := range b.rounds {
-		rest()
 		began := time.Now()
 		e, err := b.CreateEnvironment(ctx, mayfly.CreateEnvironment{Template: template})
 		if err != nil {
@@ -66,14 +60,12 @@ func (b *bench) start(ctx context.Context) error {
 		}
 		remove = append(remove, milliseconds(time.Since(began)))
 
-		rest()
 		ms, err := first(bwrap(ctx, dir, stamp...))
 		if err != nil {
 			return err
 		}
 		wrap = append(wrap, ms)
 
-		rest()
 		began = time.Now()
 		r, err := b.StartRun(ctx, mayfly.StartRun{Create: &mayfly.CreateEnvironment{Template: template}, Command: stamp})
 		if err != nil {
@@ -91,7 +83,6 @@ func (b *bench) start(ctx context.Context) error {
 			return err
 		}
 
-		rest()
 		if ms, err = first(runc(ctx, ociDir, filepath.Join(b.dir, "runc"), fmt.Sprintf("bench-%d", i))); err != nil {
 			return err
 		}
@@ -118,13 +109,11 @@ func (b *bench) wholeProcess(ctx context.Context) error {
 	for range b.rounds {
 		cmd := b.command(ctx, "run", "--rm", "--", "true")
 		cmd.Dir = dir
-		rest()
 		ms, err := whole(cmd)
 		if err != nil {
 			return err
 		}
 		mine = append(mine, ms)
-		rest()
 		if ms, err = whole(bwrap(ctx, dir, "true")); err != nil {
 			return err
 		}
