@@ -162,12 +162,24 @@ func (d *Driver) Create(ctx context.Context, h driver.Handle, s driver.Spec) err
 	return d.limit(ctx, h.Environment, s.Limits.Disk)
 }
 
+// room is what a sandbox has to write when it starts, in bytes, also when the
+// snapshots of its environment use up the limit: without any, neither its
+// overlay can be mounted nor its database started, and a rollback out of a
+// full disk would lead nowhere.
+const room = 64 << 20
+
 // limit holds a volume to a number of bytes, where the pool can; 0 is none.
 func (d *Driver) limit(ctx context.Context, volumeName string, disk int64) error {
-	if l, ok := d.pool.(volume.Limiter); ok && disk > 0 {
-		if err := l.SetLimit(ctx, volumeName, disk); err != nil {
-			return fmt.Errorf("limit volume: %w", err)
-		}
+	l, ok := d.pool.(volume.Limiter)
+	if !ok || disk <= 0 {
+		return nil
+	}
+	used, err := l.Used(ctx, volumeName)
+	if err == nil {
+		err = l.SetLimit(ctx, volumeName, max(disk, used+room))
+	}
+	if err != nil {
+		return fmt.Errorf("limit volume: %w", err)
 	}
 	return nil
 }
@@ -183,6 +195,9 @@ func (d *Driver) Start(ctx context.Context, h driver.Handle, s driver.Spec) erro
 	}
 	spec, err := d.sandboxSpec(ctx, h, s)
 	if err != nil {
+		return err
+	}
+	if err := d.limit(ctx, h.Environment, s.Limits.Disk); err != nil {
 		return err
 	}
 	if err := rt.Start(ctx, spec); err != nil {
