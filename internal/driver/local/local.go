@@ -162,11 +162,11 @@ func (d *Driver) Create(ctx context.Context, h driver.Handle, s driver.Spec) err
 	return d.limit(ctx, h.Environment, s.Limits.Disk)
 }
 
-// room is what a sandbox has to write when it starts, in bytes, also when the
-// snapshots of its environment use up the limit: without any, neither its
+// maxRoom bounds what a sandbox that starts has to write, in bytes, also when
+// the snapshots of its environment use up the limit: without any, neither its
 // overlay can be mounted nor its database started, and a rollback out of a
 // full disk would lead nowhere.
-const room = 64 << 20
+const maxRoom = 64 << 20
 
 // limit holds a volume to a number of bytes, where the pool can; 0 is none.
 func (d *Driver) limit(ctx context.Context, volumeName string, disk int64) error {
@@ -176,7 +176,7 @@ func (d *Driver) limit(ctx context.Context, volumeName string, disk int64) error
 	}
 	used, err := l.Used(ctx, volumeName)
 	if err == nil {
-		err = l.SetLimit(ctx, volumeName, max(disk, used+room))
+		err = l.SetLimit(ctx, volumeName, max(disk, used+min(disk/2, maxRoom)))
 	}
 	if err != nil {
 		return fmt.Errorf("limit volume: %w", err)
