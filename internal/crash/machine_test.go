@@ -11,9 +11,11 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -39,15 +41,21 @@ type installation struct {
 	lock   mayfly.Lock
 }
 
-func install(t *testing.T) *installation { return installWith(t) }
+func install(t *testing.T) *installation {
+	return installWith(t, map[string]string{"file": "start\n"})
+}
 
-// installWith is install with services in the template.
-func installWith(t *testing.T, services ...mayfly.LockedService) *installation {
+// installWith is install with these files and services in the template.
+func installWith(t *testing.T, files map[string]string, services ...mayfly.LockedService) *installation {
+	t.Helper()
 	in := &installation{t: t, dir: filepath.Join(t.TempDir(), "state")}
 	in.client = client.New(filepath.Join(in.dir, "mayfly.sock"))
 	t.Cleanup(in.tearDown)
 	in.start()
-	in.prepare(services)
+	var err error
+	if in.lock, err = in.putTemplate(t.Context(), files, services); err != nil {
+		t.Fatalf("prepare template: %v\n%s", err, in.logTail())
+	}
 	return in
 }
 
@@ -109,29 +117,34 @@ func (in *installation) stop() {
 	in.client.Close()
 }
 
-// prepare makes the template: the host's programs and one file.
-func (in *installation) prepare(services []mayfly.LockedService) {
+// putTemplate prepares a template of the host's programs and some files.
+func (in *installation) putTemplate(ctx context.Context, files map[string]string, services []mayfly.LockedService) (mayfly.Lock, error) {
 	in.t.Helper()
 	digest, err := host.Digest()
 	if err != nil {
 		in.t.Fatal(err)
 	}
-	content := []byte("start\n")
-	sum := sha256.Sum256(content)
-	in.lock, err = manifest.Resolve(manifest.Manifest{Name: "crash", Services: services},
+	var buf bytes.Buffer
+	w, pins := tar.NewWriter(&buf), map[string]string{}
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		pins[name] = digestOf(files[name])
+		w.WriteHeader(&tar.Header{Name: name, Mode: 0o644, Uid: 1000, Gid: 1000, Size: int64(len(files[name])), Typeflag: tar.TypeReg})
+		io.WriteString(w, files[name])
+	}
+	w.Close()
+	lock, err := manifest.Resolve(manifest.Manifest{Name: "crash", Services: services},
 		mayfly.LockedBase{Kind: "host", Digest: digest},
-		mayfly.LockedWorkspace{Digest: "sha256:" + hex.EncodeToString(sum[:]), Files: 1}, nil, 1)
+		mayfly.LockedWorkspace{Digest: digestOf(buf.String()), Files: len(files)}, pins, 1)
 	if err != nil {
 		in.t.Fatal(err)
 	}
-	var buf bytes.Buffer
-	w := tar.NewWriter(&buf)
-	w.WriteHeader(&tar.Header{Name: "file", Mode: 0o644, Uid: 1000, Gid: 1000, Size: int64(len(content)), Typeflag: tar.TypeReg})
-	w.Write(content)
-	w.Close()
-	if _, err := in.client.PutTemplate(context.Background(), in.lock, &buf, io.Discard); err != nil {
-		in.t.Fatalf("prepare template: %v\n%s", err, in.logTail())
-	}
+	_, err = in.client.PutTemplate(ctx, lock, &buf, io.Discard)
+	return lock, err
+}
+
+func digestOf(text string) string {
+	sum := sha256.Sum256([]byte(text))
+	return "sha256:" + hex.EncodeToString(sum[:])
 }
 
 // tearDown removes what a failed test left.
@@ -234,6 +247,30 @@ func (in *installation) volumes() (left []string) {
 		left = append(left, e.Name())
 	}
 	return left
+}
+
+// checkVolumes wants no volume but those of environments that the server knows,
+// and those of templates, whole, and no half-written file beside them.
+func (in *installation) checkVolumes() {
+	in.t.Helper()
+	environments, err := in.client.Environments(context.Background(), mayfly.EnvironmentFilter{})
+	if err != nil {
+		in.t.Fatal(err)
+	}
+	known := map[string]bool{}
+	for _, env := range environments {
+		known[env.ID] = true
+	}
+	for _, name := range in.volumes() {
+		baseline := filepath.Join(in.dir, "pool", "envs", name, "snapshots", "baseline")
+		if !known[name] && !(strings.HasPrefix(name, "tpl-") && exists(baseline)) {
+			in.t.Errorf("volume left: %s", name)
+		}
+	}
+	half, _ := filepath.Glob(filepath.Join(in.dir, "templates", ".*"))
+	if len(half) > 0 {
+		in.t.Errorf("half-written files left: %v", half)
+	}
 }
 
 // checkLedger reads the journal from its files and checks that every event is

@@ -18,8 +18,8 @@ func TestKilledServerLeavesNothingOfAComparison(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("needs root: environments are made of namespaces, mounts and cgroups")
 	}
-	in := installWith(t, mayfly.LockedService{Name: "db", Port: 5432, Timeout: time.Minute,
-		Postgres: &mayfly.LockedPostgres{Version: "15", Database: "shop"}})
+	files, service := stateOf("start")
+	in := installWith(t, files, service)
 	env, err := in.client.CreateEnvironment(t.Context(), mayfly.CreateEnvironment{Template: in.lock.Template, Name: "shop", TTL: time.Hour})
 	if err != nil {
 		t.Fatalf("%v\n%s", err, in.logTail())

@@ -84,6 +84,13 @@ func (d *Driver) Recover(ctx context.Context) error {
 	if err := d.pool.Recover(ctx); err != nil {
 		return fmt.Errorf("recover volumes: %w", err)
 	}
+	half, err := filepath.Glob(filepath.Join(d.dir, halfWritten+"*"))
+	for _, path := range half {
+		err = errors.Join(err, os.Remove(path))
+	}
+	if err != nil {
+		return fmt.Errorf("recover templates: %w", err)
+	}
 	envs, err := d.pool.Volumes(ctx)
 	if err != nil {
 		return fmt.Errorf("recover volumes: %w", err)

@@ -366,6 +366,9 @@ func lastLine(s string) string {
 	return s[strings.LastIndexByte(s, '\n')+1:]
 }
 
+// halfWritten begins the names of files that are not whole yet.
+const halfWritten = ".new-"
+
 // writeJSONFile replaces a file atomically.
 func writeJSONFile(path string, value any) error {
 	text, err := json.Marshal(value)
@@ -375,7 +378,7 @@ func writeJSONFile(path string, value any) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(filepath.Dir(path), ".new-*")
+	f, err := os.CreateTemp(filepath.Dir(path), halfWritten+"*")
 	if err != nil {
 		return err
 	}
