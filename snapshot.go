@@ -30,6 +30,7 @@ type Snapshot struct {
 	Ready       bool          `json:"ready"` // false until it is on disk
 	Pause       time.Duration `json:"pause"` // nanoseconds that the environment stood still
 	CreatedAt   time.Time     `json:"created_at"`
+	DeletedAt   time.Time     `json:"deleted_at,omitzero"` // its files are gone
 }
 
 // ChangeKind says what became of a path.
@@ -87,7 +88,11 @@ const (
 // is its id or, within an environment, its number.
 type Snapshots interface {
 	CreateSnapshot(ctx context.Context, env, label string) (Snapshot, error)
+	// Snapshots lists them, the oldest first, with those that were deleted.
 	Snapshots(ctx context.Context, env string) ([]Snapshot, error)
+	// DeleteSnapshot removes the files of a snapshot and returns when they are
+	// gone. Forks of it live on.
+	DeleteSnapshot(ctx context.Context, env, snapshot string) (Snapshot, error)
 	// Rollback ends every process of the environment and puts its files back
 	// to the snapshot; an empty snapshot means the baseline of its last run.
 	// What was there is kept as a snapshot of kind rollback, which it returns.
@@ -114,9 +119,9 @@ func AfterStep(snapshots []Snapshot, run string, step int) (Snapshot, error) {
 		switch {
 		case s.Run != run:
 		case step == 0 && s.Kind == BaselineSnapshot:
-			return s, nil
+			return s, s.Present()
 		case begun && step > 0 && (s.Kind == StepSnapshot || s.Kind == FinalSnapshot):
-			return s, nil
+			return s, s.Present()
 		case s.Kind == StepSnapshot && s.Step == step:
 			begun = true
 		}
@@ -129,11 +134,20 @@ func AfterStep(snapshots []Snapshot, run string, step int) (Snapshot, error) {
 		Hint("list them with: mayfly graph %s", run)
 }
 
+// Present is an error when the snapshot was deleted.
+func (s Snapshot) Present() error {
+	if s.DeletedAt.IsZero() {
+		return nil
+	}
+	return Errorf(NotFound, "snapshot %d was deleted at %s", s.Number, s.DeletedAt.Format(time.RFC3339)).
+		Hint("list those that are left with: mayfly snapshot list %s", s.Environment)
+}
+
 // BeforeStep finds the snapshot with which a step of a run began.
 func BeforeStep(snapshots []Snapshot, run string, step int) (Snapshot, error) {
 	for _, s := range snapshots {
 		if s.Run == run && s.Kind == StepSnapshot && s.Step == step {
-			return s, nil
+			return s, s.Present()
 		}
 	}
 	return Snapshot{}, Errorf(NotFound, "run %s has no step %d", run, step).

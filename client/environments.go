@@ -64,6 +64,12 @@ func (c *Client) Snapshots(ctx context.Context, env string) ([]mayfly.Snapshot, 
 	return fetch[[]mayfly.Snapshot](ctx, c, get("environments", env, "snapshots"), nil)
 }
 
+// DeleteSnapshot implements mayfly.Snapshots.
+func (c *Client) DeleteSnapshot(ctx context.Context, env, snapshot string) (mayfly.Snapshot, error) {
+	return fetch[mayfly.Snapshot](ctx, c,
+		request{method: http.MethodDelete, path: []string{"environments", env, "snapshots", snapshot}}, nil)
+}
+
 // Rollback implements mayfly.Snapshots.
 func (c *Client) Rollback(ctx context.Context, env, snapshot string, only mayfly.Side) (mayfly.Snapshot, error) {
 	return fetch[mayfly.Snapshot](ctx, c, post("environments", env, "rollback"), struct {

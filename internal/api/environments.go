@@ -95,6 +95,10 @@ func (s *Server) listSnapshots(w http.ResponseWriter, r *http.Request) error {
 	return answerList(w, list, err)
 }
 
+func (s *Server) deleteSnapshot(w http.ResponseWriter, r *http.Request) error {
+	return answer(w, http.StatusOK)(s.svc.DeleteSnapshot(r.Context(), r.PathValue("ref"), r.PathValue("snapshot")))
+}
+
 func (s *Server) rollback(w http.ResponseWriter, r *http.Request) error {
 	var q RollbackRequest
 	if err := decodeBody(r, &q); err != nil {

@@ -371,7 +371,7 @@ func compareSchema(t *testing.T, what string, s schema, typ reflect.Type) {
 var methods = map[string]string{
 	"getInfo": "Info", "createEnvironment": "CreateEnvironment", "listEnvironments": "Environments", "getEnvironment": "Environment",
 	"deleteEnvironment": "DeleteEnvironment", "pauseEnvironment": "PauseEnvironment", "resumeEnvironment": "ResumeEnvironment",
-	"extendEnvironment": "ExtendEnvironment", "createSnapshot": "CreateSnapshot", "listSnapshots": "Snapshots", "rollback": "Rollback",
+	"extendEnvironment": "ExtendEnvironment", "createSnapshot": "CreateSnapshot", "deleteSnapshot": "DeleteSnapshot", "listSnapshots": "Snapshots", "rollback": "Rollback",
 	"diff": "Diff", "diffRows": "DiffRows", "hash": "Hash", "startRun": "StartRun", "listRuns": "Runs", "getRun": "Run", "waitRun": "WaitRun", "killRun": "KillRun",
 	"attachRun": "AttachRun", "attachService": "AttachService", "getLogs": "AttachRun", "listTemplates": "Templates", "getTemplate": "Template", "putTemplate": "PutTemplate",
 	"putImage": "PutImage", "listEvents": "Events",

@@ -94,6 +94,8 @@ var routes = []route{
 		kinds: []mayfly.Kind{mayfly.NotFound, mayfly.Conflict, mayfly.Exhausted}, handle: (*Server).createSnapshot},
 	{method: "GET", pattern: "/v1/environments/{ref}/snapshots", op: "listSnapshots", status: 200, response: []mayfly.Snapshot{},
 		kinds: []mayfly.Kind{mayfly.NotFound}, handle: (*Server).listSnapshots},
+	{method: "DELETE", pattern: "/v1/environments/{ref}/snapshots/{snapshot}", op: "deleteSnapshot", status: 200, response: mayfly.Snapshot{},
+		kinds: []mayfly.Kind{mayfly.NotFound, mayfly.Conflict}, handle: (*Server).deleteSnapshot},
 	{method: "POST", pattern: "/v1/environments/{ref}/rollback", op: "rollback", request: RollbackRequest{}, status: 200, response: mayfly.Snapshot{},
 		kinds: []mayfly.Kind{mayfly.NotFound, mayfly.Conflict, mayfly.Exhausted}, handle: (*Server).rollback},
 	{method: "GET", pattern: "/v1/environments/{ref}/diff", op: "diff", query: []string{"from", "to", "path", "format"}, status: 200, sends: octets,

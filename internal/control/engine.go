@@ -140,7 +140,10 @@ func (e *Engine) recover(ctx context.Context) error {
 		known[env.ID] = true
 		e.uids[env.Handle.UIDBase] = true
 	}
-	if err := e.Store.Update(ctx, func(tx *store.Tx) error { return e.endExchanges(tx, "", serverStopped) }); err != nil {
+	err = e.Store.Update(ctx, func(tx *store.Tx) error {
+		return errors.Join(e.endExchanges(tx, "", serverStopped), discardHeld(tx, open))
+	})
+	if err != nil {
 		return err
 	}
 	handles, err := e.Driver.List(ctx)
@@ -155,9 +158,6 @@ func (e *Engine) recover(ctx context.Context) error {
 		if err := e.Driver.Destroy(ctx, h); err != nil {
 			return fmt.Errorf("remove orphan %s: %w", h.Environment, err)
 		}
-	}
-	if err := e.removeAllHeld(ctx, open); err != nil {
-		return err
 	}
 	for _, env := range open {
 		e.wake(env.ID)

@@ -518,6 +518,16 @@ func story(t *testing.T, m *machine, engine func() *Engine) {
 	if got := m.driver.Read(mustFind(engine(), "two"), "a"); got != "2" {
 		t.Errorf("fork: got = %q, want 2", got)
 	}
+	retry(func(e *Engine) error {
+		_, err := e.DeleteSnapshot(ctx, "one", "4")
+		list, listErr := e.Snapshots(ctx, "one")
+		if mayfly.KindOf(err) == mayfly.NotFound && listErr == nil && len(list) > 3 { // asked for before the crash
+			if err = nil; list[3].DeletedAt.IsZero() {
+				err = errAgain
+			}
+		}
+		return errors.Join(err, listErr)
+	})
 	for _, name := range []string{"one", "two"} {
 		retry(func(e *Engine) error {
 			env, ok := find(e, name)

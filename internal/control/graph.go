@@ -167,18 +167,25 @@ const (
 )
 
 // changes returns a function that compares two snapshots of the run's
-// environment; while that exists, and nothing of it when it is gone.
+// environment; while they exist, and nothing of them when they are gone.
 func (e *Engine) changes(ctx context.Context, r mayfly.Run) (func(context.Context, string, string) ([]mayfly.Change, error), error) {
 	var env *environment
+	gone := map[string]bool{}
 	err := e.Store.View(ctx, func(tx *store.Tx) (err error) {
-		env, err = get[environment](tx, kindEnvironment, r.Environment)
+		if env, err = get[environment](tx, kindEnvironment, r.Environment); err != nil {
+			return err
+		}
+		all, err := decodeAll[snapshot](tx.ListOf(kindSnapshot, env.ID))
+		for _, s := range all {
+			gone[s.ID] = !s.DeletedAt.IsZero() || s.Discard != ""
+		}
 		return err
 	})
 	if err != nil {
 		return nil, err
 	}
 	return func(ctx context.Context, from, to string) ([]mayfly.Change, error) {
-		if !env.object().Open {
+		if !env.object().Open || gone[from] || gone[to] {
 			return nil, nil
 		}
 		return e.compare(ctx, env.Handle, env.Spec, from, to)

@@ -78,6 +78,7 @@ type snapshot struct {
 	mayfly.Snapshot
 	Ends    *began        `json:"ends,omitempty"`    // the step that it shows the end of
 	Failure *mayfly.Error `json:"failure,omitempty"` // it could not be taken
+	Discard string        `json:"discard,omitempty"` // the actor who wants it deleted
 }
 
 // exchange is the saved state of an exchange that has not ended.
@@ -102,7 +103,8 @@ func (r *run) object() store.Object {
 }
 
 func (s *snapshot) object() store.Object {
-	return store.Object{Kind: kindSnapshot, ID: s.ID, Parent: s.Environment, Open: !s.Ready && s.Failure == nil}
+	open := s.DeletedAt.IsZero() && (s.Discard != "" || !s.Ready && s.Failure == nil)
+	return store.Object{Kind: kindSnapshot, ID: s.ID, Parent: s.Environment, Open: open}
 }
 
 func (x *exchange) object() store.Object {
@@ -221,7 +223,12 @@ func findSnapshot(tx *store.Tx, env *environment, ref string) (*snapshot, error)
 	}
 	number, numberErr := strconv.Atoi(ref)
 	for _, s := range all {
-		if (s.ID == ref || numberErr == nil && s.Number == number) && s.Ready && s.Kind != heldSnapshot {
+		switch {
+		case s.ID != ref && (numberErr != nil || s.Number != number), s.Kind == heldSnapshot:
+		case !s.DeletedAt.IsZero(), s.Discard != "":
+			return nil, mayfly.Errorf(mayfly.NotFound, "snapshot %d of environment %s was deleted", s.Number, env.Name).
+				Hint("list those that are left with: mayfly snapshot list %s", env.Name)
+		case s.Ready:
 			return s, nil
 		}
 	}

@@ -111,8 +111,8 @@ func snapshotAfter(tx *store.Tx, r *run, step int) (mayfly.Snapshot, error) {
 	}
 	if step == 0 {
 		for _, s := range records {
-			if s.ID == r.Baseline && s.Ready {
-				return s.Snapshot, nil
+			if s.ID == r.Baseline && (s.Ready || !s.DeletedAt.IsZero()) {
+				return s.Snapshot, s.Present()
 			}
 		}
 		return mayfly.Snapshot{}, mayfly.Errorf(mayfly.Conflict, "run %s began with no snapshot", r.ID).
@@ -120,7 +120,7 @@ func snapshotAfter(tx *store.Tx, r *run, step int) (mayfly.Snapshot, error) {
 	}
 	list := make([]mayfly.Snapshot, 0, len(records))
 	for _, s := range records {
-		if s.Ready {
+		if s.Ready || !s.DeletedAt.IsZero() {
 			list = append(list, s.Snapshot)
 		}
 	}

@@ -2,7 +2,8 @@ package control
 
 import (
 	"context"
-	"fmt"
+	"database/sql"
+	"errors"
 	"io"
 	"slices"
 	"time"
@@ -135,7 +136,7 @@ func (c *comparison) begin() (err error) {
 		if err != nil {
 			return err
 		}
-		c.undo = append(c.undo, func() { e.letGo(c.env, held) })
+		c.undo = append(c.undo, func() { e.letGo(c.env.ID, held) })
 		if _, err := e.awaitSnapshot(c.ctx, held); err != nil {
 			return err
 		}
@@ -190,48 +191,43 @@ func (e *Engine) requestHeld(ctx context.Context, env string) (held *snapshot, e
 	return held, err
 }
 
-// letGo removes a snapshot that was held, once it is taken.
-func (e *Engine) letGo(env *environment, held *snapshot) {
-	if _, err := e.awaitSnapshot(e.ctx, held); e.ctx.Err() != nil && err != nil {
-		return // the next engine does it
+// letGo has a snapshot removed that was held.
+func (e *Engine) letGo(env string, held *snapshot) {
+	err := e.change(context.WithoutCancel(e.ctx), env, func(tx *store.Tx, env *environment) error {
+		if !env.object().Open {
+			return nil // it went with its environment
+		}
+		return discard(tx, held.ID)
+	})
+	if err != nil {
+		e.Log.Error("remove the snapshot of a comparison", "environment", env, "snapshot", held.ID, "error", err)
 	}
-	ctx := context.WithoutCancel(e.ctx)
-	if err := e.removeHeld(ctx, env, held); err != nil {
-		e.Log.Error("remove the snapshot of a comparison", "environment", env.ID, "snapshot", held.ID, "error", err)
-	}
+	e.wake(env)
 }
 
-func (e *Engine) removeHeld(ctx context.Context, env *environment, held *snapshot) error {
-	if err := e.Driver.RemoveSnapshot(ctx, env.Handle, held.ID); err != nil {
+func discard(tx *store.Tx, id string) error {
+	snap, err := get[snapshot](tx, kindSnapshot, id)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil
+	}
+	if err != nil {
 		return err
 	}
-	return e.update(ctx, env.ID, func(tx *store.Tx) error {
-		tx.Derived()
-		if err := tx.Delete(kindSnapshot, held.ID); err != nil {
-			return err
-		}
-		return e.emit(tx, serverActor, "snapshot.removed", env.ID, "", fields{"snapshot": held.ID, "kind": held.Kind})
-	})
+	snap.Discard = serverActor
+	return put(tx, snap)
 }
 
-// removeAllHeld removes what comparisons of an earlier engine held.
-func (e *Engine) removeAllHeld(ctx context.Context, open []*environment) error {
+// discardHeld has all removed that comparisons of an earlier engine held.
+func discardHeld(tx *store.Tx, open []*environment) error {
 	for _, env := range open {
-		var all []*snapshot
-		err := e.Store.View(ctx, func(tx *store.Tx) (err error) {
-			all, err = decodeAll[snapshot](tx.ListOf(kindSnapshot, env.ID))
-			return err
-		})
+		all, err := decodeAll[snapshot](tx.ListOf(kindSnapshot, env.ID))
+		for _, s := range all {
+			if s.Kind == heldSnapshot {
+				err = errors.Join(err, discard(tx, s.ID))
+			}
+		}
 		if err != nil {
 			return err
-		}
-		for _, s := range all {
-			if s.Kind != heldSnapshot {
-				continue
-			}
-			if err := e.removeHeld(ctx, env, s); err != nil {
-				return fmt.Errorf("remove the snapshot of a comparison: %w", err)
-			}
 		}
 	}
 	return nil

@@ -2,6 +2,9 @@ package control
 
 import (
 	"context"
+	"database/sql"
+	"errors"
+	"fmt"
 	"io"
 
 	"mayfly.dev/mayfly"
@@ -79,13 +82,112 @@ func (e *Engine) Snapshots(ctx context.Context, ref string) ([]mayfly.Snapshot, 
 		}
 		records, err := decodeAll[snapshot](tx.ListOf(kindSnapshot, env.ID))
 		for _, r := range records {
-			if r.Ready && r.Kind != heldSnapshot {
+			if (r.Ready || !r.DeletedAt.IsZero()) && r.Kind != heldSnapshot {
 				snapshots = append(snapshots, r.Snapshot)
 			}
 		}
 		return err
 	})
 	return snapshots, err
+}
+
+// DeleteSnapshot implements mayfly.Snapshots.
+func (e *Engine) DeleteSnapshot(ctx context.Context, ref, which string) (mayfly.Snapshot, error) {
+	var snap *snapshot
+	err := e.withEnvironment(ctx, ref, func(tx *store.Tx, env *environment) (err error) {
+		if snap, err = findSnapshot(tx, env, which); err != nil {
+			return err
+		}
+		if err := checkUnused(tx, env, snap); err != nil {
+			return err
+		}
+		snap.Discard = mayfly.Actor(ctx)
+		return put(tx, snap)
+	})
+	if err != nil {
+		return mayfly.Snapshot{}, err
+	}
+	err = e.await(ctx, snap.Environment, func(tx *store.Tx) (bool, error) {
+		saved, err := get[snapshot](tx, kindSnapshot, snap.ID)
+		if errors.Is(err, sql.ErrNoRows) { // its environment was deleted meanwhile
+			return true, nil
+		}
+		if err == nil {
+			snap = saved
+		}
+		return err == nil && !snap.DeletedAt.IsZero(), err
+	})
+	return snap.Snapshot, err
+}
+
+// checkUnused refuses to delete a snapshot that something is about to need.
+func checkUnused(tx *store.Tx, env *environment, snap *snapshot) error {
+	if env.Rollback != nil && env.Rollback.To == snap.ID {
+		return mayfly.Errorf(mayfly.Conflict, "environment %s is being rolled back to snapshot %d", env.Name, snap.Number).
+			Hint("try again when that is done")
+	}
+	runs, err := openOf[run](tx, kindRun, env.ID)
+	if err != nil {
+		return err
+	}
+	for _, r := range runs {
+		if r.ID == snap.Run {
+			return mayfly.Errorf(mayfly.Conflict, "snapshot %d belongs to run %s, which has not ended", snap.Number, r.ID).
+				Hint("wait for it: mayfly logs -f %s", r.ID)
+		}
+	}
+	open, err := decodeAll[environment](tx.ListOpen(kindEnvironment))
+	for _, o := range open {
+		if o.Phase == mayfly.Pending && o.Spec.From != nil && o.Spec.From.Snapshot == snap.ID {
+			return mayfly.Errorf(mayfly.Conflict, "environment %s is being made from snapshot %d", o.Name, snap.Number).
+				Hint("try again when that is done")
+		}
+	}
+	return err
+}
+
+// stepDiscards removes the snapshots that are not wanted any more.
+func (e *Engine) stepDiscards(ctx context.Context, s *situation) (bool, error) {
+	var gone []*snapshot
+	for _, snap := range s.snapshots {
+		if snap.Discard == "" {
+			continue
+		}
+		if gone == nil {
+			e.effects.await(s.env.ID) // it may be being compared
+		}
+		if err := e.Driver.RemoveSnapshot(ctx, s.env.Handle, snap.ID); err != nil {
+			return false, fmt.Errorf("delete snapshot: %w", err)
+		}
+		gone = append(gone, snap)
+	}
+	if len(gone) == 0 {
+		return false, nil
+	}
+	return true, e.update(ctx, s.env.ID, func(tx *store.Tx) error {
+		tx.Derived() // one that is gone can be removed again
+		for _, snap := range gone {
+			if err := e.noteDiscarded(tx, snap); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// noteDiscarded saves that a snapshot is gone. Its record stays, since the
+// steps of a run are told by what was taken between them.
+func (e *Engine) noteDiscarded(tx *store.Tx, snap *snapshot) error {
+	save := put
+	if snap.Kind == heldSnapshot {
+		save = func(tx *store.Tx, _ record) error { return tx.Delete(kindSnapshot, snap.ID) }
+	}
+	snap.Ready, snap.DeletedAt = false, e.Now().UTC()
+	if err := save(tx, snap); err != nil {
+		return err
+	}
+	return e.emit(tx, snap.Discard, "snapshot.deleted", snap.Environment, snap.Run,
+		fields{"snapshot": snap.ID, "number": snap.Number, "kind": snap.Kind})
 }
 
 // Rollback implements mayfly.Snapshots.

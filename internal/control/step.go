@@ -70,7 +70,7 @@ func (e *Engine) Step(ctx context.Context, id string) (again time.Time, err erro
 		return time.Time{}, err
 	}
 	moves := []func(context.Context, *situation) (moved bool, err error){
-		e.stepDeadlines, e.stepRemoval, e.stepVolume, e.stepSnapshots, e.stepRollback, e.stepSandbox, e.stepServices, e.stepDoor, e.stepRuns,
+		e.stepDeadlines, e.stepRemoval, e.stepVolume, e.stepSnapshots, e.stepRollback, e.stepSandbox, e.stepServices, e.stepDoor, e.stepRuns, e.stepDiscards,
 	}
 	for _, move := range moves {
 		if moved, err := move(ctx, s); moved || err != nil {
@@ -220,6 +220,9 @@ func (e *Engine) stepVolume(ctx context.Context, s *situation) (bool, error) {
 // that is about to start are saved together with its start.
 func (e *Engine) stepSnapshots(ctx context.Context, s *situation) (bool, error) {
 	for _, snap := range s.snapshots {
+		if snap.Discard != "" {
+			continue
+		}
 		pause, err := e.Driver.Snapshot(ctx, s.env.Handle, snap.ID)
 		if ctx.Err() != nil {
 			return false, ctx.Err()

@@ -45,7 +45,7 @@ func (s *Service) take(ctx context.Context, e *environment, kind mayfly.Snapshot
 
 func (s *Service) snapshotOf(e *environment, ref string) (*snapshot, error) {
 	for _, n := range s.snapshots {
-		if n.Environment == e.ID && (n.ID == ref || strconv.Itoa(n.Number) == ref) {
+		if n.Environment == e.ID && n.Ready && (n.ID == ref || strconv.Itoa(n.Number) == ref) {
 			return n, nil
 		}
 	}
@@ -80,6 +80,24 @@ func (s *Service) Snapshots(ctx context.Context, env string) ([]mayfly.Snapshot,
 		}
 	}
 	return list, nil
+}
+
+func (s *Service) DeleteSnapshot(ctx context.Context, env, ref string) (mayfly.Snapshot, error) {
+	if err := s.enter(ctx, "DeleteSnapshot"); err != nil {
+		return mayfly.Snapshot{}, err
+	}
+	defer s.mu.Unlock()
+	e, err := s.live(env)
+	if err != nil {
+		return mayfly.Snapshot{}, err
+	}
+	n, err := s.snapshotOf(e, ref)
+	if err != nil {
+		return mayfly.Snapshot{}, err
+	}
+	n.Ready, n.DeletedAt = false, s.Now()
+	s.emit(ctx, "snapshot.deleted", e.ID, n.Run)
+	return n.Snapshot, nil
 }
 
 func (s *Service) Rollback(ctx context.Context, env, ref string, only mayfly.Side) (mayfly.Snapshot, error) {
