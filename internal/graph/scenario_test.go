@@ -54,8 +54,8 @@ func TestSubagentsAreToldApartWithoutAName(t *testing.T) {
 			call("call_1", "Agent", `{"prompt":"Look left.","subagent_type":"Left"}`), call("call_2", "Agent", `{"prompt":"Look right.","subagent_type":"Right"}`))
 		right := ask([]modelapi.Turn{user(say("Look right."))}, call("call_1", "Bash", `{"command":"right"}`))
 		left := ask([]modelapi.Turn{user(say("Look left."))}, call("call_1", "Bash", `{"command":"left"}`))
-		right = ask(append(right, user(result("call_1", "Bash", "r"))), say("It is right."))
-		left = ask(append(left, user(result("call_1", "Bash", "l"))), say("It is left."))
+		ask(append(right, user(result("call_1", "Bash", "r"))), say("It is right."))
+		ask(append(left, user(result("call_1", "Bash", "l"))), say("It is left."))
 		ask(append(main, user(result("call_2", "Agent", "It is right."), result("call_1", "Agent", "It is left."))), say("Done."))
 		g := s.build(t)
 		orphans(t, g, 0)
@@ -193,11 +193,9 @@ func TestReportsAreMerged(t *testing.T) {
 	api := modelapi.Responses
 	history := []modelapi.Turn{user(say("go"))}
 	x := s.exchange(api, "", 1, requestBody(api, history), answerBody(api, true, []modelapi.Block{call("c", "exec", "{}")}))
-	at := func(ms int) time.Time { return x.End.Add(time.Duration(ms) * time.Millisecond) }
-	base := x.End
 	history = append(history, model(call("c", "exec", "{}")), user(result("c", "exec", "ok")))
 	s.exchange(api, "", 2, requestBody(api, history), answerBody(api, true, []modelapi.Block{say("Done.")}))
-	at = func(ms int) time.Time { return base.Add(time.Duration(ms) * time.Millisecond) }
+	at := func(ms int) time.Time { return x.End.Add(time.Duration(ms) * time.Millisecond) }
 	for _, r := range []struct {
 		kind, body string
 		ms         int

@@ -19,7 +19,6 @@ type genTable struct {
 	name string // quoted
 	cols []genColumn
 	key  string // column; empty without
-	leaf bool   // no primary key may be assumed for inserts
 }
 
 type genColumn struct {

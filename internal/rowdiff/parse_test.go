@@ -1,6 +1,7 @@
 package rowdiff
 
 import (
+	"context"
 	"bytes"
 	"encoding/binary"
 	"os"
@@ -10,7 +11,7 @@ import (
 )
 
 func FuzzArchive(f *testing.F) {
-	b, _ := noObjects(nil, nil)
+	b, _ := noObjects(context.Background(), nil)
 	f.Add(b)
 	if dump, err := os.ReadFile("testdata/schema.dump"); err == nil {
 		f.Add(dump)
