@@ -1,8 +1,8 @@
 package rowdiff
 
 import (
-	"context"
 	"bytes"
+	"context"
 	"encoding/binary"
 	"os"
 	"strings"
