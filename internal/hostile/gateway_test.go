@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -119,7 +120,12 @@ func TestTokensOpenOneDoorForOneRun(t *testing.T) {
 		}
 	}
 	in.Mayfly("/", "exec", "one", "--", "touch", "/tmp/end")
-	in.Mayfly("/", "logs", "-f", one.run) // to the run's end
+	in.Mayfly("/", "logs", "-f", one.run) // to the end of its output
+	for ended := false; !ended; {
+		var shown struct{ Runs []mayfly.Run }
+		in.JSON(&shown, "env", "show", "one")
+		ended = slices.ContainsFunc(shown.Runs, func(r mayfly.Run) bool { return r.ID == one.run && r.Phase.Ended() })
+	}
 	if got := one.ask("-token", one.token); !strings.HasPrefix(got, "401 ") {
 		t.Errorf("after the run's end: got = %s, want 401", got)
 	}
