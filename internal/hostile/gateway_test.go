@@ -123,7 +123,7 @@ func TestTokensOpenOneDoorForOneRun(t *testing.T) {
 	in.Mayfly("/", "logs", "-f", one.run) // to the end of its output
 	for ended := false; !ended; {
 		var shown struct{ Runs []mayfly.Run }
-		in.JSON(&shown, "env", "show", "one")
+		in.JSON(&shown, "env", "show", "one", "--json")
 		ended = slices.ContainsFunc(shown.Runs, func(r mayfly.Run) bool { return r.ID == one.run && r.Phase.Ended() })
 	}
 	if got := one.ask("-token", one.token); !strings.HasPrefix(got, "401 ") {
