@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"net"
 	"net/http/httptest"
 	"os"
 	"os/exec"
@@ -14,6 +15,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"mayfly.dev/mayfly/internal/manifest"
 	"mayfly.dev/mayfly/internal/scriptedmodel"
@@ -241,6 +243,17 @@ func server(t *testing.T, program, state string) {
 			t.Errorf("server: %v\n%s", err, log.String())
 		}
 	})
+	// A command that comes too early starts a server of its own.
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(5 * time.Millisecond) {
+		conn, err := net.Dial("unix", filepath.Join(state, "mayfly.sock"))
+		if err == nil {
+			conn.Close()
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("server: %v", err)
+		}
+	}
 }
 
 // aboutAgents are the documents whose commands run an agent: the small one of
