@@ -54,8 +54,9 @@ type Environment struct {
 
 // ServiceStatus says how a service of an environment is.
 type ServiceStatus struct {
-	Name  string       `json:"name"`
-	State ServiceState `json:"state"`
+	Name   string       `json:"name"`
+	State  ServiceState `json:"state"`
+	Reason string       `json:"reason,omitempty"` // why it is restarting or has failed
 }
 
 // ServiceState is how a service is.
@@ -64,7 +65,7 @@ type ServiceState string
 const (
 	ServiceReady      ServiceState = "ready"
 	ServiceRestarting ServiceState = "restarting" // it ended and is about to be started again
-	ServiceFailed     ServiceState = "failed"     // it could not be started again, which is tried once more
+	ServiceFailed     ServiceState = "failed"     // it could not be started, or keeps ending; it is tried again
 	ServiceStopped    ServiceState = "stopped"    // its environment does not run
 )
 

@@ -128,6 +128,15 @@ func (a *app) envShowCommand() *cobra.Command {
 	return c
 }
 
+// serviceText says how a service is, and why.
+func serviceText(s mayfly.ServiceStatus) string {
+	text := s.Name + ": " + string(s.State)
+	if s.Reason != "" {
+		text += ": " + s.Reason
+	}
+	return text
+}
+
 func showEnvironment(d environmentDetail) error {
 	line := func(name, value string) {
 		if value != "" {
@@ -153,7 +162,7 @@ func showEnvironment(d environmentDetail) error {
 	line("isolation", string(e.Isolation))
 	line("limits", limitText(e.Limits))
 	for _, s := range e.Services {
-		line("service", s.Name+": "+string(s.State))
+		line("service", serviceText(s))
 	}
 	line("created", stamp(e.CreatedAt))
 	line("expires", stamp(e.ExpiresAt)+" ("+lifeLeft(e)+")")

@@ -1,11 +1,14 @@
 package main
 
 import (
+	"context"
+	"fmt"
 	"os"
 
 	"github.com/spf13/cobra"
 
 	"mayfly.dev/mayfly"
+	"mayfly.dev/mayfly/internal/terminal"
 )
 
 func (a *app) execCommand() *cobra.Command {
@@ -51,7 +54,21 @@ func (a *app) execIn(c *cobra.Command, ref string, q mayfly.StartRun, s seeing) 
 	if err != nil {
 		return a.nearest(c.Context(), ref, err)
 	}
+	a.warnOfServices(c.Context(), r.Environment)
 	return a.see(c.Context(), r, s)
+}
+
+// warnOfServices says which services a command is without.
+func (a *app) warnOfServices(ctx context.Context, env string) {
+	e, err := a.svc().Environment(ctx, env)
+	if err != nil {
+		return // whatever it is, the command meets it, too
+	}
+	for _, s := range e.Services {
+		if s.State == mayfly.ServiceFailed {
+			fmt.Fprintf(os.Stderr, "mayfly: warning: service %s\n", terminal.Safe(serviceText(s)))
+		}
+	}
 }
 
 // shellScript starts the best shell that there is.

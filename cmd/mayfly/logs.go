@@ -29,7 +29,7 @@ the oldest on.`,
 		Args:    arguments(1, 1, "ENV or RUN"), ValidArgsFunction: a.completeEnvironment,
 	}
 	asJSON := addJSON(c)
-	follow := c.Flags().BoolP("follow", "f", false, "go on until the run, or the service's process, has ended")
+	follow := c.Flags().BoolP("follow", "f", false, "go on until the run, or with --service the environment, has ended")
 	service := c.Flags().String("service", "", "of this service, by its `NAME` in mayfly.yaml")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		att, err := a.openLogs(c.Context(), args[0], *service, *follow)

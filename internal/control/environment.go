@@ -34,7 +34,7 @@ func (e *Engine) CreateEnvironment(ctx context.Context, req mayfly.CreateEnviron
 	if err := e.create(ctx, env, func(*store.Tx) error { return nil }); err != nil {
 		return mayfly.Environment{}, err
 	}
-	created, err := e.awaitPhase(ctx, env.ID, func(env *environment) bool { return env.Phase == mayfly.Ready })
+	created, err := e.awaitPhase(ctx, env.ID, func(env *environment) bool { return env.Phase == mayfly.Ready || env.Phase == mayfly.Paused })
 	if ctx.Err() != nil {
 		// Nobody has learnt of it: do not let it wait for its time to end.
 		return created, errors.Join(err, e.setGoal(context.WithoutCancel(ctx), env.ID, goalDeleted, "its client went away"))

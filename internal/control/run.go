@@ -279,7 +279,9 @@ func (e *Engine) stepRuns(ctx context.Context, s *situation) (bool, error) {
 				return e.finishRun(tx, env, r, driver.Exit{}, false)
 			})
 		case r.Phase == mayfly.RunPending && s.env.Phase == mayfly.Ready && s.env.Goal == goalReady:
-			return true, e.startRun(ctx, s, r)
+			if moved, err := e.startRun(ctx, s, r); moved || err != nil {
+				return moved, err
+			}
 		case r.Phase == mayfly.RunRunning:
 			e.watch(s.env, r)
 			if s.env.Phase == mayfly.Paused {
@@ -304,10 +306,18 @@ func (e *Engine) changeRun(ctx context.Context, r *run, do func(*store.Tx, *envi
 	})
 }
 
-func (e *Engine) startRun(ctx context.Context, s *situation, r *run) error {
+// startRun starts a run, unless it has to wait for a service that is about to
+// be ready.
+func (e *Engine) startRun(ctx context.Context, s *situation, r *run) (moved bool, err error) {
 	failure, err := e.baselineFailure(ctx, r)
 	if err != nil {
-		return err
+		return false, err
+	}
+	if failure == nil {
+		var waiting bool
+		if waiting, failure = e.withoutServices(s.env, r.Kind); waiting && failure == nil {
+			return false, nil
+		}
 	}
 	started := e.Now().UTC()
 	if failure == nil {
@@ -319,7 +329,11 @@ func (e *Engine) startRun(ctx context.Context, s *situation, r *run) error {
 			err = e.Driver.StartProcess(ctx, s.env.Handle, s.env.Spec, e.agentVariables(s.env, p))
 		}
 		if ctx.Err() != nil {
-			return ctx.Err()
+			return false, ctx.Err()
+		}
+		if mayfly.KindOf(err) == mayfly.Unavailable && started.Before(r.CreatedAt.Add(servicePatience)) {
+			s.by(started.Add(servicePause)) // a service has ended, which is about to be noticed
+			return false, nil
 		}
 		if err != nil {
 			failure = userError(e.Log, fmt.Errorf("start command: %w", err), "run", r.ID)
@@ -339,7 +353,7 @@ func (e *Engine) startRun(ctx context.Context, s *situation, r *run) error {
 	if err == nil {
 		e.started(r.ID)
 	}
-	return err
+	return true, err
 }
 
 // giveUp closes a run that could not be started, and what was there for it.

@@ -19,14 +19,14 @@ import (
 type attendance struct {
 	cancel context.CancelFunc
 	done   sync.WaitGroup
-	states map[string]mayfly.ServiceState // by name; guarded by Engine.mu
+	states map[string]mayfly.ServiceStatus // by name; guarded by Engine.mu
 }
 
-// setState notes how a service is.
-func (e *Engine) setState(a *attendance, service string, s mayfly.ServiceState) {
+// setState notes how a service is, and why.
+func (e *Engine) setState(a *attendance, service string, s mayfly.ServiceState, reason string) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	a.states[service] = s
+	a.states[service] = mayfly.ServiceStatus{Name: service, State: s, Reason: reason}
 }
 
 // servicesOf tells how the services of an environment are.
@@ -35,11 +35,11 @@ func (e *Engine) servicesOf(env *environment) []mayfly.ServiceStatus {
 	defer e.mu.Unlock()
 	var list []mayfly.ServiceStatus
 	for _, s := range env.Spec.Services {
-		state := mayfly.ServiceStopped
+		status := mayfly.ServiceStatus{Name: s.Name, State: mayfly.ServiceStopped}
 		if a := e.attended[env.ID]; a != nil {
-			state = a.states[s.Name]
+			status = a.states[s.Name]
 		}
-		list = append(list, mayfly.ServiceStatus{Name: s.Name, State: state})
+		list = append(list, status)
 	}
 	return list
 }
@@ -72,11 +72,14 @@ func (e *Engine) AttachService(ctx context.Context, ref, service string, follow 
 }
 
 // The pause before a service that ended is started again: it doubles until the
-// service has lived for serviceStable.
+// service has lived for serviceStable. One that ended serviceEnds times in a row
+// before has failed.
 const (
 	servicePause    = 100 * time.Millisecond
 	servicePauseMax = 30 * time.Second
 	serviceStable   = 10 * time.Second
+	serviceEnds     = 3
+	servicePatience = 10 * time.Second // of a run, until the end of a service is noticed
 )
 
 // serve starts the services of an environment whose sandbox runs and returns
@@ -98,7 +101,7 @@ func (e *Engine) serve(ctx context.Context, s *situation) error {
 		}
 		processes[i] = process
 	}
-	if err := d.Admit(ctx, env.Handle, env.Spec, s.running()); err != nil {
+	if err := d.Admit(ctx, env.Handle, env.Spec, s.running(), env.ExpiresAt); err != nil {
 		return err
 	}
 	e.attend(d, env, processes)
@@ -111,7 +114,8 @@ func (e *Engine) isAttended(env string) bool {
 	return e.attended[env] != nil
 }
 
-// attend has somebody watch each service.
+// attend has somebody watch each service. Those without a process are to be
+// taken over or started.
 func (e *Engine) attend(d driver.Servicer, env *environment, processes []string) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -119,14 +123,18 @@ func (e *Engine) attend(d driver.Servicer, env *environment, processes []string)
 		return
 	}
 	ctx, cancel := context.WithCancel(e.ctx)
-	a := &attendance{cancel: cancel, states: map[string]mayfly.ServiceState{}}
+	a := &attendance{cancel: cancel, states: map[string]mayfly.ServiceStatus{}}
 	e.attended[env.ID] = a
 	for i, s := range env.Spec.Services {
+		w := &serviceWatch{engine: e, driver: d, env: env, all: a, name: s.Name, process: processes[i], pause: servicePause}
+		a.states[s.Name] = mayfly.ServiceStatus{Name: s.Name, State: mayfly.ServiceReady}
+		if w.process == "" {
+			a.states[s.Name] = mayfly.ServiceStatus{Name: s.Name, State: mayfly.ServiceRestarting}
+		}
 		a.done.Add(1)
-		a.states[s.Name] = mayfly.ServiceReady
 		e.wg.Go(func() {
 			defer a.done.Done()
-			e.restart(ctx, d, env, a, s.Name, processes[i])
+			w.run(ctx)
 		})
 	}
 }
@@ -144,49 +152,96 @@ func (e *Engine) dismiss(env string) {
 	}
 }
 
-// restart starts a service again whenever it ends.
-func (e *Engine) restart(ctx context.Context, d driver.Servicer, env *environment, a *attendance, name, process string) {
-	pause := servicePause
+// serviceWatch starts one service again whenever it ends.
+type serviceWatch struct {
+	engine  *Engine
+	driver  driver.Servicer
+	env     *environment
+	all     *attendance
+	name    string
+	process string // "" while there is none
+
+	pause time.Duration // before the next start
+	ends  int           // in a row, soon after a start
+}
+
+// run returns when ctx ends, or the sandbox has.
+func (w *serviceWatch) run(ctx context.Context) {
 	for {
+		if w.process == "" && !w.start(ctx) {
+			return
+		}
 		began := time.Now()
-		exit, err := e.Driver.WaitProcess(ctx, env.Handle, process)
+		exit, err := w.engine.Driver.WaitProcess(ctx, w.env.Handle, w.process)
 		if ctx.Err() != nil {
 			return
 		}
 		if mayfly.KindOf(err) == mayfly.NotFound { // so has the sandbox
-			e.wake(env.ID)
+			w.engine.wake(w.env.ID)
 			return
 		}
-		e.setState(a, name, mayfly.ServiceRestarting)
-		if err != nil {
-			e.Log.Error("wait for a service", "environment", env.ID, "service", name, "error", err)
-		} else {
-			e.noteService(ctx, env.ID, "service.ended", fields{"service": name, "exit_code": exit.Code, "reason": exit.Reason})
+		if w.ends++; time.Since(began) > serviceStable {
+			w.ends, w.pause = 1, servicePause
 		}
-		if time.Since(began) > serviceStable {
-			pause = servicePause
+		w.process = ""
+		w.ended(ctx, exit, err)
+		if !w.rest(ctx) {
+			return
 		}
-		for {
-			select {
-			case <-time.After(pause):
-			case <-ctx.Done():
-				return
-			}
-			pause = min(2*pause, servicePauseMax)
-			started, err := d.StartService(ctx, env.Handle, env.Spec, name)
-			if ctx.Err() != nil {
-				return
-			}
-			if err == nil {
-				process = started
-				e.setState(a, name, mayfly.ServiceReady)
-				e.noteService(ctx, env.ID, "service.started", fields{"service": name})
-				e.wake(env.ID) // to see who may use it
-				break
-			}
-			e.setState(a, name, mayfly.ServiceFailed)
-			failure := userError(e.Log, err, "environment", env.ID, "service", name)
-			e.noteService(ctx, env.ID, "service.failed", fields{"service": name, "error": failure.Message})
+	}
+}
+
+// ended notes that the process of the service is no more.
+func (w *serviceWatch) ended(ctx context.Context, exit driver.Exit, err error) {
+	e := w.engine
+	reason := cmp.Or(exit.Reason, fmt.Sprintf("it ended with status %d", exit.Code))
+	if err != nil {
+		reason = userError(e.Log, err, "environment", w.env.ID, "service", w.name).Message
+	}
+	e.noteService(ctx, w.env.ID, "service.ended", fields{"service": w.name, "exit_code": exit.Code, "reason": exit.Reason})
+	if w.ends < serviceEnds {
+		e.setState(w.all, w.name, mayfly.ServiceRestarting, reason)
+		return
+	}
+	w.failed(ctx, fmt.Sprintf("%s, %d times in a row", reason, w.ends))
+}
+
+// failed notes that the service does not do. Runs may wait for it.
+func (w *serviceWatch) failed(ctx context.Context, reason string) {
+	reason = strings.Join(strings.Fields(reason), " ")
+	w.engine.setState(w.all, w.name, mayfly.ServiceFailed, reason)
+	w.engine.noteService(ctx, w.env.ID, "service.failed", fields{"service": w.name, "error": reason})
+	w.engine.wake(w.env.ID)
+}
+
+// rest waits before the next start, longer each time.
+func (w *serviceWatch) rest(ctx context.Context) bool {
+	select {
+	case <-time.After(w.pause):
+	case <-ctx.Done():
+	}
+	w.pause = min(2*w.pause, servicePauseMax)
+	return ctx.Err() == nil
+}
+
+// start tries until the service is ready.
+func (w *serviceWatch) start(ctx context.Context) bool {
+	e := w.engine
+	for {
+		process, err := w.driver.StartService(ctx, w.env.Handle, w.env.Spec, w.name)
+		if ctx.Err() != nil {
+			return false
+		}
+		if err == nil {
+			w.process = process
+			e.setState(w.all, w.name, mayfly.ServiceReady, "")
+			e.noteService(ctx, w.env.ID, "service.started", fields{"service": w.name})
+			e.wake(w.env.ID) // to see who may use it
+			return true
+		}
+		w.failed(ctx, userError(e.Log, err, "environment", w.env.ID, "service", w.name).Message)
+		if !w.rest(ctx) {
+			return false
 		}
 	}
 }
@@ -200,34 +255,56 @@ func (e *Engine) noteService(ctx context.Context, env, kind string, data fields)
 
 // stepServices takes over the services of an environment that an earlier
 // engine has started, and sees to it that nobody but what runs can use them.
-// Without them no run of an agent starts; what runs already goes on.
+// What runs already goes on without them.
 func (e *Engine) stepServices(ctx context.Context, s *situation) (bool, error) {
 	if len(s.env.Spec.Services) == 0 || s.env.Phase != mayfly.Ready {
 		return false, nil
 	}
-	if e.isAttended(s.env.ID) {
-		if err := e.admit(ctx, s); err != nil {
-			e.Log.Warn("see who may use services", "environment", s.env.ID, "error", err)
-			s.by(e.Now().Add(doorRetry))
-		}
-		return false, ctx.Err()
+	d, ok := e.Driver.(driver.Servicer)
+	if !ok {
+		return false, nil // they have never been there
 	}
-	err := e.serve(ctx, s)
-	if err == nil || ctx.Err() != nil {
-		return false, ctx.Err()
+	if !e.isAttended(s.env.ID) {
+		e.attend(d, s.env, make([]string, len(s.env.Spec.Services)))
+		return false, nil
 	}
-	failure := userError(e.Log, fmt.Errorf("start services: %w", err), "environment", s.env.ID)
-	s.by(e.Now().Add(doorRetry))
-	return e.failAgents(ctx, s, failure)
+	if waiting, failure := e.withoutServices(s.env, mayfly.ExecRun); waiting || failure != nil {
+		return false, nil // whoever has them ready wakes the environment
+	}
+	if err := e.admit(ctx, s); err != nil {
+		e.Log.Warn("see who may use services", "environment", s.env.ID, "error", err)
+		s.by(e.Now().Add(doorRetry))
+	}
+	return false, ctx.Err()
 }
 
-// admit lets what runs, and more, use the services of an environment.
+// withoutServices tells whether a run has to wait for a service, or cannot start
+// because one has failed. Whoever looks what is wrong with a service can do
+// without it, but for a Postgres, in which every run has a login.
+func (e *Engine) withoutServices(env *environment, kind mayfly.RunKind) (waiting bool, failure *mayfly.Error) {
+	for i, s := range e.servicesOf(env) {
+		if kind == mayfly.ExecRun && env.Spec.Services[i].Postgres == nil {
+			continue
+		}
+		switch s.State {
+		case mayfly.ServiceFailed:
+			return false, mayfly.Errorf(mayfly.Unavailable, "the service %s has failed: %s", s.Name, s.Reason).
+				Hint("see what it says: mayfly logs %s --service %s; or go back: mayfly rollback %s", env.Name, s.Name, env.Name)
+		case mayfly.ServiceRestarting:
+			waiting = true
+		}
+	}
+	return waiting, nil
+}
+
+// admit lets what runs, and more, use the services of an environment, until its
+// time ends.
 func (e *Engine) admit(ctx context.Context, s *situation, more ...string) error {
 	d, ok := e.Driver.(driver.Servicer)
 	if !ok || len(s.env.Spec.Services) == 0 {
 		return nil
 	}
-	return d.Admit(ctx, s.env.Handle, s.env.Spec, append(s.running(), more...))
+	return d.Admit(ctx, s.env.Handle, s.env.Spec, append(s.running(), more...), s.env.ExpiresAt)
 }
 
 // dismissRun ends what a run that has ended had of services, before its end is

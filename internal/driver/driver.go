@@ -133,16 +133,18 @@ type Servicer interface {
 	// returns its process when it is ready, for WaitProcess. The sandbox runs.
 	// A service that does not become ready has no process left.
 	StartService(ctx context.Context, h Handle, s Spec, name string) (process string, err error)
-	// AttachService streams what the last processes of a service wrote; see
+	// AttachService streams what the last processes of a service wrote, and to
+	// whoever follows what later ones write, until the sandbox ends; see
 	// mayfly.Environments. Safe beside everything else.
 	AttachService(ctx context.Context, h Handle, s Spec, name string, follow bool) (mayfly.Attachment, error)
 	// StopServices ends every process of the services. The sandbox runs.
 	StopServices(ctx context.Context, h Handle, s Spec) error
 	// Admit lets exactly the given runs use the services, whose processes
-	// StartProcess tells how. What others had of them ends: passwords, and
-	// sessions that are open. When that is so already, it does nothing. The
-	// services run.
-	Admit(ctx context.Context, h Handle, s Spec, runs []string) error
+	// StartProcess tells how; none logs in after until. What others had of them
+	// ends: passwords, and sessions that are open. When that is so already, it
+	// does nothing. When a service has ended, the error is of kind
+	// mayfly.Unavailable.
+	Admit(ctx context.Context, h Handle, s Spec, runs []string, until time.Time) error
 	// Dismiss ends what a run had of the services; with an error, Admit
 	// completes it. Safe beside everything else.
 	Dismiss(ctx context.Context, h Handle, s Spec, run string) error

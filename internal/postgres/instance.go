@@ -81,6 +81,13 @@ func Start(ctx context.Context, i Instance) (Running, error) {
 	return r, nil
 }
 
+// TakeOver returns the server whose process another has started, when it
+// accepts connections.
+func TakeOver(ctx context.Context, i Instance, p Process) (Running, error) {
+	r := Running{Instance: i, Process: p}
+	return r, r.awaitReady(ctx)
+}
+
 // environment is that of every program of Postgres: messages in English, and
 // nothing of this process's own.
 func environment(more ...string) []string {
@@ -149,7 +156,8 @@ func (r Running) died(ctx context.Context, status string) error {
 	if isFull(output) {
 		return mayfly.Errorf(mayfly.Exhausted, "the disk is full: %s", lastLines(output, 3)).Hint("free space, or raise the disk limit")
 	}
-	return fmt.Errorf("postgres ended (%s): %s", cmp.Or(status, "status 0"), lastLines(output, 8))
+	return mayfly.Errorf(mayfly.Unavailable, "postgres ended (%s): %s", cmp.Or(status, "status 0"), lastLines(output, 8)).
+		Hint("correct its settings, or raise the memory limit, in mayfly.yaml")
 }
 
 func lastLines(s string, n int) string {
@@ -246,12 +254,28 @@ func (i Instance) config(user, password, database string) (*pgconn.Config, error
 	return config, nil
 }
 
+// recoveryTimeout is how long a connection waits for a server that recovers:
+// one of its processes was killed.
+const recoveryTimeout = 10 * time.Second
+
+// cannotConnectNow is the SQLSTATE of a server that recovers.
+const cannotConnectNow = "57P03"
+
 func (i Instance) connect(ctx context.Context, config *pgconn.Config) (*pgconn.PgConn, error) {
-	conn, err := pgconn.ConnectConfig(ctx, config)
-	if err != nil {
-		return nil, fmt.Errorf("connect to the database: %w", err)
+	for end := time.Now().Add(recoveryTimeout); ; {
+		conn, err := pgconn.ConnectConfig(ctx, config)
+		if err == nil {
+			return conn, nil
+		}
+		var refused *pgconn.PgError
+		if !errors.As(err, &refused) || refused.Code != cannotConnectNow || ctx.Err() != nil || time.Now().After(end) {
+			return nil, fmt.Errorf("connect to the database: %w", err)
+		}
+		select {
+		case <-time.After(20 * time.Millisecond):
+		case <-ctx.Done():
+		}
 	}
-	return conn, nil
 }
 
 // withConn calls fn with a connection of Admin.

@@ -6,7 +6,10 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"syscall"
+	"time"
 
+	"mayfly.dev/mayfly"
 	"mayfly.dev/mayfly/internal/driver"
 	"mayfly.dev/mayfly/internal/postgres"
 )
@@ -16,8 +19,9 @@ type openDatabase struct {
 	postgres.Running
 	service service
 
-	mu     sync.Mutex // guards logins
+	mu     sync.Mutex // guards what follows
 	logins []string   // runs that have a role
+	until  time.Time  // when their passwords end; of those of an earlier server nobody knows
 }
 
 // runPrefix begins the ids of runs, which are the names of their roles.
@@ -38,27 +42,42 @@ func (d *Driver) openDatabase(h driver.Handle, s driver.Spec) (*openDatabase, er
 	if o := d.databases[h.Environment]; o != nil {
 		return o, nil
 	}
-	return nil, errors.New("the database of the environment does not run")
+	return nil, errNoDatabase
 }
 
+// errNoDatabase is for what needs a database whose server has ended.
+var errNoDatabase = mayfly.Errorf(mayfly.Unavailable, "the database of the environment does not run").
+	Hint("see why: mayfly env show ENV")
+
 // Admit implements driver.Servicer.
-func (d *Driver) Admit(ctx context.Context, h driver.Handle, s driver.Spec, runs []string) error {
+func (d *Driver) Admit(ctx context.Context, h driver.Handle, s driver.Spec, runs []string, until time.Time) error {
 	o, err := d.openDatabase(h, s)
 	if o == nil || err != nil {
 		return err
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	known := o.until.Equal(until)
 	for _, run := range runs {
-		if slices.Contains(o.logins, run) {
+		there := slices.Contains(o.logins, run)
+		if there && known {
 			continue
 		}
-		o.logins = append(o.logins, run) // also when it fails half-way
-		l := postgres.Login{Name: run, Password: d.password(o.service, run), Owner: databaseOwner}
+		if !there {
+			o.logins = append(o.logins, run) // also when it fails half-way
+		}
+		l := postgres.Login{Name: run, Password: d.password(o.service, run), Owner: databaseOwner, Until: until}
 		if err := o.Grant(ctx, l); err != nil {
-			return errors.Join(err, d.revoke(context.WithoutCancel(ctx), o, run))
+			if errors.Is(err, syscall.ECONNREFUSED) {
+				return errNoDatabase
+			}
+			if !there {
+				err = errors.Join(err, d.revoke(context.WithoutCancel(ctx), o, run))
+			}
+			return err
 		}
 	}
+	o.until = until
 	for _, run := range slices.Clone(o.logins) {
 		if !slices.Contains(runs, run) {
 			err = errors.Join(err, d.revoke(ctx, o, run))

@@ -76,14 +76,17 @@ func (d *Driver) startDatabase(ctx context.Context, v service, process string) (
 	if err := d.makeData(v, v.socket(), 0o755); err != nil {
 		return "", err
 	}
-	r := postgres.Running{Instance: i, Process: &serverProcess{d, v, process}}
+	var r postgres.Running
 	if process == "" {
 		l := &launcher{d, v, ""}
 		i.Launcher = l
-		if r, err = postgres.Start(ctx, i); err != nil {
-			return "", fmt.Errorf("start service %s: %w", v.Name, err)
-		}
+		r, err = postgres.Start(ctx, i)
 		process = l.process
+	} else {
+		r, err = postgres.TakeOver(ctx, i, &serverProcess{d, v, process})
+	}
+	if err != nil {
+		return "", fmt.Errorf("start service %s: %w", v.Name, err)
 	}
 	there, err := r.Logins(ctx, runPrefix)
 	if err != nil {

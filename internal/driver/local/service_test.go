@@ -55,6 +55,8 @@ type place struct {
 	h    driver.Handle
 	s    driver.Spec
 	runs []string // admitted by the test itself
+
+	until time.Time // of their passwords
 }
 
 var places uint32
@@ -90,7 +92,7 @@ func (p *place) start() {
 		}
 		p.Logf("%s is ready after %v", s.Name, time.Since(began))
 	}
-	if err := p.d.Admit(p.Context(), p.h, p.s, p.runs); err != nil {
+	if err := p.d.Admit(p.Context(), p.h, p.s, p.runs, p.until); err != nil {
 		p.Fatal(err)
 	}
 }
@@ -100,7 +102,7 @@ func (p *place) begin(script string) (run string) {
 	p.Helper()
 	run = mayfly.NewID("run", time.Now())
 	p.runs = append(p.runs, run)
-	if err := p.d.Admit(p.Context(), p.h, p.s, p.runs); err != nil {
+	if err := p.d.Admit(p.Context(), p.h, p.s, p.runs, p.until); err != nil {
 		p.Fatal(err)
 	}
 	err := p.d.StartProcess(p.Context(), p.h, p.s, driver.Process{Run: run, Command: []string{"sh", "-c", script}})
@@ -123,7 +125,7 @@ func (p *place) end(run string) (said string, status int) {
 		p.Log(err)
 		time.Sleep(100 * time.Millisecond)
 		if _, err = p.d.StartService(p.Context(), p.h, p.s, p.s.Services[0].Name); err == nil {
-			err = p.d.Admit(p.Context(), p.h, p.s, p.runs)
+			err = p.d.Admit(p.Context(), p.h, p.s, p.runs, p.until)
 		}
 	}
 	if err != nil {
