@@ -19,10 +19,10 @@ func BenchmarkThousandRows(b *testing.B) {
 		INSERT INTO account SELECT g, 0, '' FROM generate_series(1, %d) g; CREATE TABLE history (account int, change int, at timestamptz DEFAULT now())`, rows))
 	old := in.clone(b)
 	execSQL(b, c, fmt.Sprintf("UPDATE account SET balance = id WHERE id %% %d = 0 AND id <= %d", rows/1000, rows/1000*1000))
-	compare := func(b *testing.B, o Options) {
+	measure := func(b *testing.B, o Options) {
 		x, y := old.connect(b, "postgres"), in.connect(b, "postgres")
 		for b.Loop() {
-			d, err := Compare(b.Context(), x, y, o)
+			d, err := compare(b.Context(), x, y, o)
 			if err != nil {
 				b.Fatal(err)
 			}
@@ -35,8 +35,8 @@ func BenchmarkThousandRows(b *testing.B) {
 			d.Close()
 		}
 	}
-	b.Run("files", func(b *testing.B) { compare(b, Options{FromDir: old.root, ToDir: in.root}) })
-	b.Run("rows", func(b *testing.B) { compare(b, Options{}) })
+	b.Run("files", func(b *testing.B) { measure(b, Options{FromDir: old.root, ToDir: in.root}) })
+	b.Run("rows", func(b *testing.B) { measure(b, Options{}) })
 	b.Run("dumps", func(b *testing.B) {
 		for b.Loop() {
 			var g errgroup.Group

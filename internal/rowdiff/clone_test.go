@@ -26,7 +26,7 @@ func ownInstance(t testing.TB) *instance {
 
 func compareInstances(t testing.TB, from, to *instance, o Options) *Diff {
 	t.Helper()
-	d, err := Compare(t.Context(), from.connect(t, "postgres"), to.connect(t, "postgres"), o)
+	d, err := compare(t.Context(), from.connect(t, "postgres"), to.connect(t, "postgres"), o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -86,7 +86,7 @@ func TestOnlyChangedTuplesAreRead(t *testing.T) {
 	}
 
 	t.Run("wrong directory", func(t *testing.T) {
-		_, err := Compare(t.Context(), old.connect(t, "postgres"), in.connect(t, "postgres"), Options{FromDir: in.root, ToDir: old.root})
+		_, err := compare(t.Context(), old.connect(t, "postgres"), in.connect(t, "postgres"), Options{FromDir: in.root, ToDir: old.root})
 		if mayfly.KindOf(err) != mayfly.Invalid {
 			t.Errorf("error = %v, want one of kind invalid", err)
 		}
@@ -98,7 +98,7 @@ func TestOnlyChangedTuplesAreRead(t *testing.T) {
 			}
 			return noObjects(ctx, nil)
 		}
-		_, err := Compare(t.Context(), old.connect(t, "postgres"), in.connect(t, "postgres"),
+		_, err := compare(t.Context(), old.connect(t, "postgres"), in.connect(t, "postgres"),
 			Options{FromDir: old.root, ToDir: in.root, Dump: truncate})
 		if mayfly.KindOf(err) != mayfly.Conflict {
 			t.Errorf("error = %v, want one of kind conflict", err)

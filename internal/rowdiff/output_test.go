@@ -40,7 +40,7 @@ func TestRedactedColumnsAreNowhere(t *testing.T) {
 	if out := in.psql(t, in.database(t, "template1"), forward(t, d)); !strings.Contains(out, "cannot script") {
 		t.Errorf("the script says %q, want that it cannot be", out)
 	}
-	_, err := Compare(t.Context(), d.from.conn, d.to.conn, Options{Redact: []Rule{{Column: "["}}})
+	_, err := compare(t.Context(), d.from.conn, d.to.conn, Options{Redact: []Rule{{Column: "["}}})
 	if mayfly.KindOf(err) != mayfly.Invalid {
 		t.Errorf("error of a bad rule = %v, want kind invalid", err)
 	}

@@ -258,7 +258,7 @@ func (in *instance) database(t testing.TB, template string) string {
 func (in *instance) compareDBs(t testing.TB, from, to string, o Options) *Diff {
 	t.Helper()
 	a, b := in.connect(t, from), in.connect(t, to)
-	d, err := Compare(t.Context(), a, b, o)
+	d, err := compare(t.Context(), a, b, o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -299,7 +299,9 @@ func (in *instance) state(t testing.TB, db string) string {
 	if err != nil {
 		t.Fatalf("pg_dump %s: %v: %s", db, err, out)
 	}
-	return sortInserts(string(out))
+	// pg_dump also says this for an identity column that was dropped, of which
+	// nothing else is left. The schema tells whether there is one.
+	return sortInserts(strings.ReplaceAll(string(out), " OVERRIDING SYSTEM VALUE VALUES ", " VALUES "))
 }
 
 // sortInserts orders the rows of all tables, which come in the order in which
@@ -353,7 +355,7 @@ func (in *instance) applies(t testing.TB, template, want, state, script string) 
 	}
 	c.Close(t.Context())
 	if got := in.state(t, db); got != state {
-		t.Fatalf("the script makes another state: %s\nscript:\n%.3000s", firstDifference(got, state), script)
+		t.Fatalf("the script makes another state: %s\nscript:\n%.20000s", firstDifference(got, state), script)
 	}
 	d := in.compareDBs(t, db, want, Options{Dump: noObjects})
 	defer hangUp(d)
@@ -383,5 +385,8 @@ func firstDifference(got, want string) string {
 		}
 	}
 	slices.Sort(out)
-	return strings.Join(out[:min(len(out), 10)], "\n")
+	if len(out) > 10 {
+		out = slices.Concat(out[:5], out[len(out)-5:])
+	}
+	return strings.Join(out, "\n")
 }

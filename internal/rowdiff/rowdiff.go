@@ -60,8 +60,8 @@ import (
 // everything: a superuser.
 type Conn = *pgx.Conn
 
-// Options say how to compare. The zero value is exact and works over the
-// connections alone.
+// Options say how to compare. With Dump alone, that is exact and works over the
+// connections.
 type Options struct {
 	// FromDir and ToDir are the data directories of the two instances. With
 	// both, only what has changed is read. Nobody but the instance may be able
@@ -77,8 +77,7 @@ type Options struct {
 	// length of text and bytea, and the stored size of other types.
 	MaxValue int
 	// Dump returns the output of pg_dump with the given arguments for the
-	// database behind a connection. Nil runs the pg_dump of this machine that
-	// fits the instance.
+	// database behind a connection. It has to be there.
 	Dump func(ctx context.Context, c Conn, args ...string) ([]byte, error)
 }
 
@@ -105,9 +104,6 @@ func Compare(ctx context.Context, from, to Conn, o Options) (*Diff, error) {
 	}
 	if o.MaxValue <= 0 {
 		o.MaxValue = defaultMaxValue
-	}
-	if o.Dump == nil {
-		o.Dump = pgDump
 	}
 	d := &Diff{opts: o, from: &side{conn: from, dir: o.FromDir}, to: &side{conn: to, dir: o.ToDir}}
 	if err := d.compare(ctx); err != nil {

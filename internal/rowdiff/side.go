@@ -4,14 +4,10 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"strconv"
 	"strings"
 
 	"github.com/jackc/pgx/v5/pgconn"
-
-	"mayfly.dev/mayfly"
 )
 
 // side is one of the two states: a connection in a transaction that sees one
@@ -97,43 +93,4 @@ func (s *side) dump(ctx context.Context, run func(context.Context, Conn, ...stri
 	}
 	s.objects, err = parseArchive(out)
 	return err
-}
-
-// pgDump runs the pg_dump of this machine that is as old as the instance or
-// newer.
-func pgDump(ctx context.Context, c Conn, args ...string) ([]byte, error) {
-	program, err := findPgDump(c.PgConn().ParameterStatus("server_version"))
-	if err != nil {
-		return nil, err
-	}
-	conf := c.Config()
-	cmd := exec.CommandContext(ctx, program, append(args, "--no-password")...)
-	cmd.Env = []string{"PGHOST=" + conf.Host, "PGPORT=" + strconv.Itoa(int(conf.Port)), "PGUSER=" + conf.User,
-		"PGPASSWORD=" + conf.Password, "PGDATABASE=" + conf.Database, "LC_ALL=C", "PATH=" + os.Getenv("PATH")}
-	var stderr strings.Builder
-	cmd.Stderr = &stderr
-	out, err := cmd.Output()
-	if err != nil {
-		return nil, fmt.Errorf("pg_dump: %w: %s", err, printable(stderr.String(), 1000))
-	}
-	return out, nil
-}
-
-func findPgDump(version string) (string, error) {
-	end := strings.IndexFunc(version, func(r rune) bool { return r < '0' || r > '9' })
-	if end < 0 {
-		end = len(version)
-	}
-	major, _ := strconv.Atoi(version[:end])
-	for v := major; v < major+5; v++ {
-		name := filepath.Join("/usr/lib/postgresql", strconv.Itoa(v), "bin/pg_dump")
-		if _, err := os.Stat(name); err == nil {
-			return name, nil
-		}
-	}
-	if name, err := exec.LookPath("pg_dump"); err == nil {
-		return name, nil
-	}
-	return "", mayfly.Errorf(mayfly.Unsupported, "no pg_dump for Postgres %d on this machine", major).
-		Hint("install the package postgresql-client-%d", major)
 }
