@@ -27,17 +27,14 @@ func baselineVolume(template string) string { return layerName(baselinePrefix, t
 // baselinePrefix begins the names of volumes that no environment has.
 const baselinePrefix = "tpl-"
 
-// Host ids of the preparation of databases, of which there is one at a time:
-// those of its sandbox, beside those of templates, and that of programs that
-// copy from a live server, which the sandbox has not got.
-const (
-	databaseUIDBase = buildUIDBase + 1<<16
-	copyUID         = databaseUIDBase + wire.LastUID + 1
-)
+// copyUID is, in the range of a preparation, the user of programs that copy from
+// a live server, which the sandbox has not got.
+const copyUID = wire.LastUID + 1
 
 // prepareDatabase makes the volume that environments of a template are forked
-// from. workspace is a directory of the host. A failure leaves nothing.
-func (d *Driver) prepareDatabase(ctx context.Context, t description, workspace string, limits mayfly.Limits, log io.Writer) error {
+// from, in a sandbox with host ids of its own from base on. workspace is a
+// directory of the host. A failure leaves nothing.
+func (d *Driver) prepareDatabase(ctx context.Context, t description, base uint32, workspace string, limits mayfly.Limits, log io.Writer) error {
 	l := t.Lock
 	at, ok := database(l.Services)
 	if !ok {
@@ -70,12 +67,14 @@ func (d *Driver) prepareDatabase(ctx context.Context, t description, workspace s
 	if err != nil {
 		return fmt.Errorf("prepare database: %w", err)
 	}
-	err = d.fillBaseline(ctx, name, t, limits, service{LockedService: s, uid: uid}, postgres.Options{
+	v := service{LockedService: s, uid: uid}
+	v.h = driver.Handle{Environment: mayfly.NewID("build", time.Now()), Isolation: mayfly.Native, UIDBase: base}
+	err = d.fillBaseline(ctx, name, t, limits, v, postgres.Options{
 		Dir: filepath.Join(d.pool.Live(name).DB, s.Name), Inside: sandbox.DBDir, Install: install,
 		Database: s.Postgres.Database, Role: databaseOwner, Secret: d.adminSecret(l.Template),
 		Source: source, Cloner: cloner, Inputs: workspace,
 		Extensions: s.Postgres.Extensions, SQL: s.Postgres.SQL, Masking: optional(s.Postgres.Mask), Settings: s.Postgres.Settings,
-		UID: uid, GID: uid, Outside: copyUID, Log: log,
+		UID: uid, GID: uid, Outside: base + copyUID, Log: log,
 	})
 	if err != nil {
 		return errors.Join(fmt.Errorf("prepare database: %w", err), d.pool.Destroy(context.WithoutCancel(ctx), name))
@@ -115,7 +114,6 @@ func (d *Driver) fillBaseline(ctx context.Context, name string, t description, l
 		return err
 	}
 	v.spec = driver.Spec{Limits: limits}
-	v.h = driver.Handle{Environment: mayfly.NewID("build", time.Now()), Isolation: mayfly.Native, UIDBase: databaseUIDBase}
 	defer func() { err = errors.Join(err, d.Destroy(context.WithoutCancel(ctx), v.h)) }()
 	if err := d.Create(ctx, v.h, v.spec); err != nil {
 		return err

@@ -58,8 +58,9 @@ type Driver struct {
 	sources   postgres.Sources
 	key       []byte
 	preparing sync.Mutex               // held while a baseline is made
-	mu        sync.Mutex               // guards databases
+	mu        sync.Mutex               // guards what follows
 	databases map[string]*openDatabase // by environment
+	building  map[uint32]bool          // first host ids of preparations
 }
 
 var (
@@ -74,7 +75,7 @@ func New(o Options) *Driver {
 	return &Driver{
 		dir: o.Dir, pool: o.Pool, runtimes: o.Runtimes, log: o.Log,
 		files: o.Files, filesLayer: filesName(o.Files),
-		sources: o.Sources, key: o.Key, databases: map[string]*openDatabase{},
+		sources: o.Sources, key: o.Key, databases: map[string]*openDatabase{}, building: map[uint32]bool{},
 	}
 }
 

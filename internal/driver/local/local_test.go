@@ -2,8 +2,11 @@ package local
 
 import (
 	"archive/tar"
+	"bufio"
 	"bytes"
 	"context"
+	"crypto/rand"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -56,7 +59,7 @@ func open(t testing.TB, kind volume.Kind) *Driver {
 	if err != nil {
 		t.Fatal(err)
 	}
-	groups, err := cgroup.Open(cgroup.Options{Installation: fmt.Sprintf("test%d-%s", os.Getpid(), filepath.Base(dir))})
+	groups, err := cgroup.Open(cgroup.Options{Installation: "test-" + strings.ToLower(rand.Text())})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -213,6 +216,39 @@ func TestSetUpIsPartOfTheTemplate(t *testing.T) {
 	put(t, d, l)
 	if got, want := output(t, d, l, "sh", "-c", "ls; cat made"), "made\nbuilt\nsecond\n"; got != want {
 		t.Errorf("got = %q, want %q", got, want)
+	}
+}
+
+// Set-up commands of two templates at once share nothing, not even a user of the
+// machine.
+func TestSetUpsAtOnceAreApart(t *testing.T) {
+	d := open(t, "")
+	const ids = "echo ids $(cat /proc/self/uid_map)"
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	said, writer := io.Pipe()
+	done := make(chan error, 1)
+	go func() {
+		done <- d.PutTemplate(ctx, lock(t, ids+"; exec sleep 86398"), workspace(nil), writer)
+		writer.Close()
+	}()
+	firstIDs := ""
+	for lines := bufio.NewScanner(said); !strings.HasPrefix(firstIDs, "ids 0 "); firstIDs = lines.Text() {
+		if !lines.Scan() {
+			t.Fatalf("the first ended: %v", <-done)
+		}
+	}
+	go io.Copy(io.Discard, said)
+	var second bytes.Buffer
+	if err := d.PutTemplate(t.Context(), lock(t, ids+"; if pgrep -f 8639[8]; then exit 1; fi"), workspace(nil), &second); err != nil {
+		t.Errorf("%v: %s", err, second.String())
+	}
+	if !strings.Contains(second.String(), "\nids 0 ") || strings.Contains(second.String(), firstIDs) {
+		t.Errorf("got = %q, want other ids than %q", second.String(), firstIDs)
+	}
+	cancel()
+	if err := <-done; !errors.Is(err, context.Canceled) {
+		t.Errorf("got = %v, want that it was cancelled", err)
 	}
 }
 

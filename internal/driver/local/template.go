@@ -141,10 +141,12 @@ func (d *Driver) PutTemplate(ctx context.Context, l mayfly.Lock, workspace io.Re
 	if err := d.prepareBase(ctx, &t); err != nil {
 		return err
 	}
+	base, release := d.reserveIDs()
+	defer release() // after its sandboxes are gone
 	h := driver.Handle{
 		Environment: mayfly.NewID("build", time.Now()),
 		Isolation:   mayfly.Native,
-		UIDBase:     buildUIDBase,
+		UIDBase:     base,
 	}
 	defer func() {
 		if err := d.Destroy(context.WithoutCancel(ctx), h); err != nil {
@@ -163,7 +165,7 @@ func (d *Driver) PutTemplate(ctx context.Context, l mayfly.Lock, workspace io.Re
 	if err := unpackWorkspace(ctx, workspace, d.pool.Live(h.Environment).Upper); err != nil {
 		return err
 	}
-	if err := d.prepareDatabase(ctx, t, filepath.Join(d.pool.Live(h.Environment).Upper, sandbox.Workspace), limits, log); err != nil {
+	if err := d.prepareDatabase(ctx, t, base+uidRange, filepath.Join(d.pool.Live(h.Environment).Upper, sandbox.Workspace), limits, log); err != nil {
 		return err
 	}
 	if err := d.setUp(ctx, h, t, s, log); err != nil {
@@ -202,9 +204,30 @@ func verify(l mayfly.Lock) error {
 	return nil
 }
 
-// buildUIDBase is the range of host ids for preparing templates, which are
-// one user's work at a time and never run beside an agent's.
-const buildUIDBase = 0x6000_0000
+// Host ids of the preparation of templates, above those of environments: each
+// has two ranges of its own, for set-up commands and for its database, so that
+// none shares what the kernel counts for a user with another.
+const (
+	buildUIDFirst = 0x6000_0000
+	buildUIDRange = 2 * uidRange
+	uidRange      = 1 << 16
+)
+
+// reserveIDs takes ranges of host ids that no other preparation has.
+func (d *Driver) reserveIDs() (base uint32, release func()) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	base = buildUIDFirst
+	for d.building[base] {
+		base += buildUIDRange
+	}
+	d.building[base] = true
+	return base, func() {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		delete(d.building, base)
+	}
+}
 
 // prepareBase finds or makes the layer below the template.
 func (d *Driver) prepareBase(ctx context.Context, t *description) error {
