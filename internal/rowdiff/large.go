@@ -88,6 +88,9 @@ func (d *Diff) listLargeObjects(ctx context.Context, pages map[uint32]int, old, 
 		}
 	}
 	for o := range oids {
+		if old[o] == "" && now[o] == "" {
+			continue // pages that somebody wrote to an object while it was removed
+		}
 		l := LargeObject{OID: o, Pages: pages[o], OldOwner: old[o], NewOwner: now[o]}
 		var err error
 		if l.OldSize, err = d.from.largeSize(ctx, o, old[o] != ""); err != nil {
@@ -176,12 +179,13 @@ func largeScript(ctx context.Context, w io.Writer, src, dst *side, l LargeObject
 		fmt.Fprintf(w, callLarge+"pg_catalog.lo_create(%d)) x;\n", l.OID)
 	}
 	fmt.Fprintf(w, "ALTER LARGE OBJECT %d OWNER TO %s;\n", l.OID, ident(owner))
-	var old map[int64]string
-	var err error
-	if oldSize >= 0 {
-		if old, err = src.largePages(ctx, l.OID); err != nil {
-			return err
-		}
+	old, err := src.largePages(ctx, l.OID)
+	if err != nil {
+		return err
+	}
+	if oldSize < 0 && len(old) > 0 { // pages of a removed object, see listLargeObjects
+		fmt.Fprintf(w, callLarge+"pg_catalog.lo_truncate64(pg_catalog.lo_open(%d, 131072), 0)) x;\n", l.OID)
+		old = nil
 	}
 	now, err := dst.largePages(ctx, l.OID)
 	if err != nil {

@@ -60,3 +60,17 @@ func TestCompareFindsEveryKindOfRowChange(t *testing.T) {
 		t.Errorf("summary = %s\nwant %s", got, want)
 	}
 }
+
+// Who writes to a large object while another removes it leaves pages of an
+// object that is not there.
+func TestPagesOfRemovedLargeObjectsAreNoObject(t *testing.T) {
+	in := sharedInstance(t)
+	from, to := in.pair(t, `SELECT lo_from_bytea(4711, decode(repeat('ab', 3000), 'hex')), lo_from_bytea(4712, decode(repeat('cd', 9000), 'hex'));
+		DELETE FROM pg_largeobject_metadata WHERE oid = 4711`,
+		`UPDATE pg_largeobject SET data = '\x01' WHERE loid = 4711 AND pageno = 1; DELETE FROM pg_largeobject_metadata WHERE oid = 4712;
+		UPDATE pg_largeobject SET pageno = 9 WHERE loid = 4712 AND pageno = 0`)
+	d := in.roundTrip(t, from, to, in.dirs())
+	if len(d.LargeObjects) != 1 || d.LargeObjects[0].OID != 4712 || d.LargeObjects[0].NewSize != -1 {
+		t.Errorf("got = %+v, want that one is gone", d.LargeObjects)
+	}
+}
