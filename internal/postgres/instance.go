@@ -48,6 +48,7 @@ type Instance struct {
 type Running struct {
 	Instance
 	Process Process
+	kept    *keeper // nil: every use connects anew
 }
 
 // socketName is what the server calls its socket.
@@ -72,7 +73,7 @@ func Start(ctx context.Context, i Instance) (Running, error) {
 	if err != nil {
 		return Running{}, fmt.Errorf("start postgres: %w", err)
 	}
-	r := Running{Instance: i, Process: p}
+	r := Running{i, p, &keeper{}}
 	if err := r.awaitReady(ctx); err != nil {
 		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), killTimeout)
 		defer cancel()
@@ -84,7 +85,7 @@ func Start(ctx context.Context, i Instance) (Running, error) {
 // TakeOver returns the server whose process another has started, when it
 // accepts connections.
 func TakeOver(ctx context.Context, i Instance, p Process) (Running, error) {
-	r := Running{Instance: i, Process: p}
+	r := Running{i, p, &keeper{}}
 	return r, r.awaitReady(ctx)
 }
 
@@ -314,7 +315,7 @@ func column(ctx context.Context, conn *pgconn.PgConn, sql string, args ...string
 
 // Checkpoint writes all that is changed to the files.
 func (r Running) Checkpoint(ctx context.Context) error {
-	err := r.withConn(ctx, maintenance(r.Database), func(conn *pgconn.PgConn) error { return execute(ctx, conn, "CHECKPOINT") })
+	err := r.withAdmin(ctx, func(conn *pgconn.PgConn) error { return execute(ctx, conn, "CHECKPOINT") })
 	if err != nil {
 		return fmt.Errorf("checkpoint: %w", err)
 	}

@@ -33,7 +33,7 @@ func (r Running) Grant(ctx context.Context, l Login) error {
 	if strings.ContainsRune(l.Password, 0) || l.Password == "" {
 		return mayfly.Errorf(mayfly.Invalid, "the password of the role %q is empty or has a NUL", l.Name)
 	}
-	err := r.withConn(ctx, maintenance(r.Database), func(conn *pgconn.PgConn) error {
+	err := r.withAdmin(ctx, func(conn *pgconn.PgConn) error {
 		there, err := column(ctx, conn, "SELECT 1 FROM pg_roles WHERE rolname = $1", l.Name)
 		if err != nil {
 			return err
@@ -61,15 +61,26 @@ func (l Login) statements(exists bool) string {
 	}
 	return "SET LOCAL pg_stat_statements.track_utility = off;" +
 		"SET LOCAL password_encryption = 'scram-sha-256';" +
-		verb + name + " NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS INHERIT LOGIN PASSWORD " + literal(l.Password) +
+		verb + name + " NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS INHERIT LOGIN PASSWORD " + literal(l.stored()) +
 		" VALID UNTIL " + literal(until) + ";" +
 		"GRANT " + owner + " TO " + name + ";" +
 		"ALTER ROLE " + name + " SET role = " + literal(l.Owner)
 }
 
+// stored is what Postgres gets of the password. One that nobody can guess it
+// gets in the form that costs neither side time at a login.
+func (l Login) stored() string {
+	const enough = 32
+	odd := strings.ContainsFunc(l.Password, func(r rune) bool { return r < '!' || r > '~' })
+	if odd || len(l.Password) < enough {
+		return l.Password
+	}
+	return verifier(l.Password)
+}
+
 // Logins names the logins that begin with prefix.
 func (r Running) Logins(ctx context.Context, prefix string) (names []string, err error) {
-	err = r.withConn(ctx, maintenance(r.Database), func(conn *pgconn.PgConn) error {
+	err = r.withAdmin(ctx, func(conn *pgconn.PgConn) error {
 		names, err = column(ctx, conn, "SELECT rolname FROM pg_roles WHERE starts_with(rolname::text, $1) ORDER BY 1", prefix)
 		return err
 	})
@@ -86,6 +97,9 @@ const revokeTimeout = 10 * time.Second
 // the login once more: one that was being let in may hold it.
 const lockTimeout = time.Second
 
+// limited begins statements that are to wait no longer for a lock.
+var limited = "SET LOCAL lock_timeout = " + literal(lockTimeout.String()) + ";"
+
 // lockNotAvailable is the SQLSTATE of a lock that was waited for too long.
 const lockNotAvailable = "55P03"
 
@@ -94,7 +108,7 @@ const lockNotAvailable = "55P03"
 func (r Running) Revoke(ctx context.Context, name, owner string) error {
 	ctx, cancel := context.WithTimeout(ctx, revokeTimeout)
 	defer cancel()
-	err := r.withConn(ctx, maintenance(r.Database), func(conn *pgconn.PgConn) error {
+	err := r.withAdmin(ctx, func(conn *pgconn.PgConn) error {
 		ids, err := column(ctx, conn, "SELECT oid FROM pg_roles WHERE rolname = $1", name)
 		if err != nil || len(ids) == 0 {
 			return err
@@ -116,7 +130,7 @@ func (r Running) Revoke(ctx context.Context, name, owner string) error {
 func (r Running) revoke(ctx context.Context, conn *pgconn.PgConn, id, name, owner string) error {
 	// A session that changes its own password holds the role's row.
 	err := execute(ctx, conn, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usesysid = "+literal(id)+"::oid;"+
-		"SET lock_timeout = "+literal(lockTimeout.String())+"; ALTER ROLE "+identifier(name)+" NOLOGIN PASSWORD NULL")
+		limited+"ALTER ROLE "+identifier(name)+" NOLOGIN PASSWORD NULL")
 	if err != nil {
 		return err
 	}
@@ -126,7 +140,7 @@ func (r Running) revoke(ctx context.Context, conn *pgconn.PgConn, id, name, owne
 	if err := r.reassign(ctx, conn, id, name, owner); err != nil {
 		return err
 	}
-	if err := execute(ctx, conn, "DROP ROLE "+identifier(name)); err != nil {
+	if err := execute(ctx, conn, limited+"DROP ROLE "+identifier(name)); err != nil {
 		return err
 	}
 	// One that was being let in when logging in was forbidden.
@@ -166,7 +180,7 @@ func (r Running) reassign(ctx context.Context, conn *pgconn.PgConn, id, name, ow
 	if err != nil {
 		return err
 	}
-	give := "SET lock_timeout = " + literal(lockTimeout.String()) + "; REASSIGN OWNED BY " + identifier(name) + " TO " + identifier(owner) + "; DROP OWNED BY " + identifier(name)
+	give := limited + "REASSIGN OWNED BY " + identifier(name) + " TO " + identifier(owner) + "; DROP OWNED BY " + identifier(name)
 	for _, database := range databases {
 		// Whoever owns a database may have closed it.
 		if err := execute(ctx, conn, "ALTER DATABASE "+identifier(database)+" ALLOW_CONNECTIONS true"); err != nil {

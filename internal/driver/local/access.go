@@ -19,10 +19,24 @@ type openDatabase struct {
 	postgres.Running
 	service service
 
-	mu     sync.Mutex // guards what follows
-	logins []string   // runs that have a role
-	until  time.Time  // when their passwords end; of those of an earlier server nobody knows
+	learned chan struct{} // closed when learn has looked
+
+	mu      sync.Mutex // guards what follows
+	logins  []string   // runs that have a role
+	failure error      // why they are not known
+	until   time.Time  // when their passwords end; of those of an earlier server nobody knows
 }
+
+// learn finds out who has a role.
+func (o *openDatabase) learn(ctx context.Context) {
+	defer close(o.learned)
+	ctx, cancel := context.WithTimeout(ctx, learnTimeout)
+	defer cancel()
+	o.logins, o.failure = o.Logins(ctx, runPrefix)
+}
+
+// learnTimeout bounds how long learn waits for a database.
+const learnTimeout = 10 * time.Second
 
 // runPrefix begins the ids of runs, which are the names of their roles.
 const runPrefix = "run-"
@@ -49,14 +63,40 @@ func (d *Driver) openDatabase(h driver.Handle, s driver.Spec) (*openDatabase, er
 var errNoDatabase = mayfly.Errorf(mayfly.Unavailable, "the database of the environment does not run").
 	Hint("see why: mayfly env show ENV")
 
+// unreachable is errNoDatabase where err comes of that.
+func unreachable(err error) error {
+	if errors.Is(err, syscall.ECONNREFUSED) {
+		return errNoDatabase
+	}
+	return err
+}
+
+func (o *openDatabase) hasLearned() bool {
+	select {
+	case <-o.learned:
+		return true
+	default:
+		return false
+	}
+}
+
 // Admit implements driver.Servicer.
 func (d *Driver) Admit(ctx context.Context, h driver.Handle, s driver.Spec, runs []string, until time.Time) error {
 	o, err := d.openDatabase(h, s)
 	if o == nil || err != nil {
 		return err
 	}
+	if len(runs) == 0 && !o.hasLearned() {
+		return nil // those who have a role of old are dealt with when one comes
+	}
+	<-o.learned
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	if o.failure != nil {
+		if o.logins, o.failure = o.Logins(ctx, runPrefix); o.failure != nil {
+			return unreachable(o.failure)
+		}
+	}
 	known := o.until.Equal(until)
 	for _, run := range runs {
 		there := slices.Contains(o.logins, run)
@@ -68,13 +108,10 @@ func (d *Driver) Admit(ctx context.Context, h driver.Handle, s driver.Spec, runs
 		}
 		l := postgres.Login{Name: run, Password: d.password(o.service, run), Owner: databaseOwner, Until: until}
 		if err := o.Grant(ctx, l); err != nil {
-			if errors.Is(err, syscall.ECONNREFUSED) {
-				return errNoDatabase
-			}
-			if !there {
+			if !there && !errors.Is(err, syscall.ECONNREFUSED) {
 				err = errors.Join(err, d.revoke(context.WithoutCancel(ctx), o, run))
 			}
-			return err
+			return unreachable(err)
 		}
 	}
 	o.until = until
@@ -92,6 +129,7 @@ func (d *Driver) Dismiss(ctx context.Context, h driver.Handle, s driver.Spec, ru
 	if o == nil || err != nil {
 		return nil // what does not run has no sessions, and starts with Admit
 	}
+	<-o.learned
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if !slices.Contains(o.logins, run) {

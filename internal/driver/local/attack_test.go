@@ -23,7 +23,7 @@ var databaseAttacks = map[string]struct {
 	"slot":                             {`psql -c "SELECT pg_create_physical_replication_slot('s')"`, true},
 	"replication":                      {`psql "replication=true" -c "IDENTIFY_SYSTEM"`, true},
 	"event trigger":                    {`psql -c "CREATE EVENT TRIGGER e ON ddl_command_end EXECUTE FUNCTION suppress_redundant_updates_trigger()"`, true},
-	"end of other processes":           {`test "$(psql -Atc "SELECT bool_or(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usename = 'mayfly' OR usename IS NULL")" != f`, true},
+	"end of other processes":           {`test "$(psql -Atc "SELECT bool_or(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usename = 'mayfly' OR usename IS NULL")" = t`, true},
 	"socket of another environment":    {`ls /var/lib/mayfly/pool/envs/*/live/db/.db/.s.PGSQL.5432 || ls /proc/1/root/var/lib/mayfly/pool`, true},
 	"connections closed to all":        {`psql -c "ALTER DATABASE shop CONNECTION LIMIT 0"; psql -d shop -c "ALTER DATABASE shop ALLOW_CONNECTIONS false"; true`, false},
 	"settings of the database":         {`psql -c "ALTER DATABASE shop SET search_path = evil" -c "ALTER DATABASE shop SET statement_timeout = 1" -c "ALTER DATABASE shop SET role = 'owner'"; true`, false},

@@ -77,7 +77,8 @@ func (d *Driver) startDatabase(ctx context.Context, v service, process string) (
 		return "", err
 	}
 	var r postgres.Running
-	if process == "" {
+	fresh := process == ""
+	if fresh {
 		l := &launcher{d, v, ""}
 		i.Launcher = l
 		r, err = postgres.Start(ctx, i)
@@ -88,13 +89,16 @@ func (d *Driver) startDatabase(ctx context.Context, v service, process string) (
 	if err != nil {
 		return "", fmt.Errorf("start service %s: %w", v.Name, err)
 	}
-	there, err := r.Logins(ctx, runPrefix)
-	if err != nil {
-		return "", err
+	o := &openDatabase{Running: r, service: v, learned: make(chan struct{})}
+	if fresh { // whoever is admitted waits for it
+		ctx = context.WithoutCancel(ctx)
+		d.learning.Go(func() { o.learn(ctx) })
+	} else if o.learn(ctx); o.failure != nil {
+		return "", o.failure
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.databases[v.h.Environment] = &openDatabase{Running: r, service: v, logins: there}
+	d.databases[v.h.Environment] = o
 	return process, nil
 }
 

@@ -61,6 +61,7 @@ type Driver struct {
 	mu        sync.Mutex               // guards what follows
 	databases map[string]*openDatabase // by environment
 	building  map[uint32]bool          // first host ids of preparations
+	learning  sync.WaitGroup           // those who look who may use a database
 }
 
 var (
@@ -126,6 +127,7 @@ const closePatience = 5 * time.Second
 // Close implements driver.Driver. A pool that environments use stays mounted
 // for the next server.
 func (d *Driver) Close() error {
+	d.learning.Wait()
 	handles, err := d.List(context.Background())
 	if err != nil {
 		return err
