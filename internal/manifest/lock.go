@@ -150,9 +150,18 @@ func servicesOf(l mayfly.Lock) []service {
 	return list
 }
 
-// VerifyLock reports whether a lock's Template is that of its content. The
-// server calls it on locks that it receives.
+// VerifyLock reports whether a lock's Template is that of its content, and what
+// names files is as this package makes it. The server calls it on locks that it
+// receives: whoever may send one may have written it by hand.
 func VerifyLock(l mayfly.Lock) error {
+	for _, digest := range []string{l.Base.Digest, l.Workspace.Digest} {
+		if err := checkDigest(digest); err != nil {
+			return err
+		}
+	}
+	if err := checkServices(l); err != nil {
+		return err
+	}
 	want, err := templateDigest(l)
 	if err != nil {
 		return err
@@ -166,6 +175,25 @@ func VerifyLock(l mayfly.Lock) error {
 			Hint("the lock was edited; write it anew with: mayfly lock")
 	}
 	return nil
+}
+
+// checkServices reads the services of a lock as if they came from a file.
+func checkServices(l mayfly.Lock) error {
+	if len(l.Services) == 0 {
+		return nil
+	}
+	const name = "the lock"
+	text, err := json.Marshal(servicesOf(l))
+	if err != nil {
+		return fmt.Errorf("check services: %w", err)
+	}
+	root, err := parseJSON(name, text)
+	if err != nil {
+		return err
+	}
+	d := decoder{file: name}
+	d.lockedServices(&mayfly.Lock{})("services", root)
+	return d.err
 }
 
 // ReadLock reads mayfly.lock. Every error names the file, and the line and

@@ -7,8 +7,10 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"mayfly.dev/mayfly"
 )
@@ -280,6 +282,39 @@ func BenchmarkParseLock(b *testing.B) {
 	for b.Loop() {
 		if _, err := ParseLock("mayfly.lock", data); err != nil {
 			b.Fatal(err)
+		}
+	}
+}
+
+// Whoever may reach the server may send it a lock that this package would not
+// have made.
+func TestVerifyLockRefusesServicesWrittenByHand(t *testing.T) {
+	whole, err := lockOf(t, "services:\n  cache: {command: [x], port: 7}\n  db: {postgres: 15, mask: mask.sql}\n", map[string]string{"mask.sql": digestOf("1")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for what, change := range map[string]func(*mayfly.Lock){
+		"":             func(*mayfly.Lock) {},
+		"a name":       func(l *mayfly.Lock) { l.Services[0].Name = "../../x" },
+		"a file":       func(l *mayfly.Lock) { l.Services[1].Postgres.Mask = "../../etc/shadow" },
+		"a version":    func(l *mayfly.Lock) { l.Services[1].Postgres.Version = "../../tmp" },
+		"no command":   func(l *mayfly.Lock) { l.Services[0].Command = nil },
+		"a timeout":    func(l *mayfly.Lock) { l.Services[0].Timeout = 1000 * time.Hour },
+		"a base":       func(l *mayfly.Lock) { l.Base.Digest = "../../x" },
+		"200 services": func(l *mayfly.Lock) { l.Services = slices.Repeat(l.Services, 100) },
+	} {
+		l := whole
+		l.Services = slices.Clone(whole.Services)
+		postgres := *whole.Services[1].Postgres
+		l.Services[1].Postgres = &postgres
+		change(&l)
+		if l.Template, err = templateDigest(l); err != nil {
+			t.Fatal(err)
+		}
+		err := VerifyLock(l)
+		var e *mayfly.Error
+		if refused := errors.As(err, &e) && e.Kind == mayfly.Invalid; refused != (what != "") || err != nil && !refused {
+			t.Errorf("%q: got = %v", what, err)
 		}
 	}
 }
