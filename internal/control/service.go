@@ -198,12 +198,11 @@ func (w *serviceWatch) ended(ctx context.Context, exit driver.Exit, err error) {
 	if err != nil {
 		reason = userError(e.Log, err, "environment", w.env.ID, "service", w.name).Message
 	}
+	e.setState(w.all, w.name, mayfly.ServiceRestarting, reason)
 	e.noteService(ctx, w.env.ID, "service.ended", fields{"service": w.name, "exit_code": exit.Code, "reason": exit.Reason})
-	if w.ends < serviceEnds {
-		e.setState(w.all, w.name, mayfly.ServiceRestarting, reason)
-		return
+	if w.ends >= serviceEnds {
+		w.failed(ctx, fmt.Sprintf("%s, %d times in a row", reason, w.ends))
 	}
-	w.failed(ctx, fmt.Sprintf("%s, %d times in a row", reason, w.ends))
 }
 
 // failed notes that the service does not do. Runs may wait for it.

@@ -115,8 +115,29 @@ func (in *installation) refused(env string, kinds []mayfly.RunKind, reason strin
 	}
 }
 
-// killDatabase ends the server process of an environment's database.
-func (in *installation) killDatabase(env string) { in.killCommand(env, "bin/postgres\x00-D\x00") }
+// killDatabase ends the server process of an environment's database, and
+// returns when that is known.
+func (in *installation) killDatabase(env string) {
+	in.t.Helper()
+	before := in.ends(env)
+	in.killCommand(env, "bin/postgres\x00-D\x00")
+	in.await(env, "the end of the database", func(mayfly.Environment) bool { return in.ends(env) > before })
+}
+
+// ends counts how often services of an environment have ended.
+func (in *installation) ends(env string) (n int) {
+	in.t.Helper()
+	err := in.client.Events(in.t.Context(), mayfly.EventFilter{Environment: env}, func(e mayfly.Event) error {
+		if e.Type == "service.ended" {
+			n++
+		}
+		return nil
+	})
+	if err != nil {
+		in.t.Fatal(err)
+	}
+	return n
+}
 
 // killCommand ends a process of an environment, by what its command line has.
 func (in *installation) killCommand(env, command string) {
