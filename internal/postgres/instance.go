@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -74,6 +75,9 @@ func Start(ctx context.Context, i Instance) (Running, error) {
 		return Running{}, fmt.Errorf("start postgres: %w", err)
 	}
 	r := Running{i, p, &keeper{}}
+	var reading sync.WaitGroup
+	reading.Go(i.prefetch)
+	defer reading.Wait()
 	if err := r.awaitReady(ctx); err != nil {
 		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), killTimeout)
 		defer cancel()
