@@ -105,7 +105,11 @@ func (e *Engine) rollBackServices(ctx context.Context, s *situation, saved *snap
 	if err != nil {
 		return err
 	}
-	if err := e.serve(ctx, s); err != nil && failure == nil {
+	err = e.serve(ctx, s)
+	if errors.Is(err, errUnwanted) {
+		return nil
+	}
+	if err != nil && failure == nil {
 		failure = userError(e.Log, fmt.Errorf("start services: %w", err), "environment", env.ID)
 	}
 	if ctx.Err() != nil {

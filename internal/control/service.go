@@ -93,9 +93,14 @@ func (e *Engine) serve(ctx context.Context, s *situation) error {
 	if !ok {
 		return mayfly.Errorf(mayfly.Unsupported, "services cannot run here")
 	}
+	wanted, cancel := e.whileWanted(ctx, env.ID)
+	defer cancel()
 	processes := make([]string, len(env.Spec.Services))
 	for i, service := range env.Spec.Services {
-		process, err := d.StartService(ctx, env.Handle, env.Spec, service.Name)
+		process, err := d.StartService(wanted, env.Handle, env.Spec, service.Name)
+		if err != nil && wanted.Err() != nil && ctx.Err() == nil {
+			return errUnwanted
+		}
 		if err != nil {
 			return fmt.Errorf("service %s: %w", service.Name, err)
 		}
@@ -106,6 +111,28 @@ func (e *Engine) serve(ctx context.Context, s *situation) error {
 	}
 	e.attend(d, env, processes)
 	return nil
+}
+
+// errUnwanted is why services are not started whose environment is to be
+// deleted.
+var errUnwanted = errors.New("the environment is to be deleted")
+
+// whileWanted returns a context that ends when an environment is to be deleted:
+// services may take long to become ready.
+func (e *Engine) whileWanted(ctx context.Context, env string) (context.Context, func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		err := e.await(ctx, env, func(tx *store.Tx) (bool, error) {
+			saved, err := get[environment](tx, kindEnvironment, env)
+			return err == nil && saved.Goal == goalDeleted, err
+		})
+		if err == nil {
+			cancel()
+		}
+	}()
+	return ctx, func() { cancel(); <-done }
 }
 
 func (e *Engine) isAttended(env string) bool {
@@ -323,6 +350,9 @@ func (e *Engine) dismissRun(ctx context.Context, env *environment, run string) {
 func (e *Engine) failServices(ctx context.Context, s *situation, cause error) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
+	}
+	if errors.Is(cause, errUnwanted) {
+		return nil // the next step removes it
 	}
 	if s.env.ReadyAt.IsZero() {
 		return e.fail(ctx, s.env, "start environment", cause)

@@ -3,6 +3,7 @@ package crash
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"fmt"
 	"os"
 	"os/exec"
@@ -142,20 +143,57 @@ func (in *installation) ends(env string) (n int) {
 // killCommand ends a process of an environment, by what its command line has.
 func (in *installation) killCommand(env, command string) {
 	in.t.Helper()
+	pid := in.find(env, command)
+	if pid == 0 {
+		in.t.Fatalf("no process %q runs in %s", command, env)
+	}
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		in.t.Fatal(err)
+	}
+}
+
+// find returns a process in a control group, 0 for none, by what its command
+// line has.
+func (in *installation) find(group, command string) (pid int) {
 	processes, _ := filepath.Glob("/proc/[0-9]*")
 	for _, p := range processes {
 		cgroup, _ := os.ReadFile(p + "/cgroup")
 		cmdline, _ := os.ReadFile(p + "/cmdline")
-		if strings.Contains(string(cgroup), env) && strings.Contains(string(cmdline), command) {
-			var pid int
+		if strings.Contains(string(cgroup), group) && strings.Contains(string(cmdline), command) {
 			fmt.Sscan(filepath.Base(p), &pid)
-			if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
-				in.t.Fatal(err)
-			}
-			return
 		}
 	}
-	in.t.Fatalf("no process %q runs in %s", command, env)
+	return pid
+}
+
+// A service may take long to become ready, and nobody has to wait for that who
+// has changed his mind.
+func TestEnvironmentIsDeletedWhileItsServiceStarts(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root: environments are made of namespaces, mounts and cgroups")
+	}
+	in := installWith(t, map[string]string{"file": "start\n"}, mayfly.LockedService{
+		Name: "slow", Timeout: 10 * time.Minute, Command: []string{"sleep", "86397"}, Ready: []string{"false"}})
+	created := make(chan error, 1)
+	go func() {
+		_, err := in.client.CreateEnvironment(t.Context(), mayfly.CreateEnvironment{Template: in.lock.Template, Name: "slow"})
+		created <- err
+	}()
+	for end := time.Now().Add(patience); in.find("mayfly-"+in.id, "sleep\x0086397") == 0; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("the service does not start\n%s", in.logTail())
+		}
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if _, err := in.client.DeleteEnvironment(ctx, "slow"); err != nil {
+		t.Fatalf("delete: %v\n%s", err, in.logTail())
+	}
+	if err := <-created; mayfly.KindOf(err) != mayfly.Conflict {
+		t.Errorf("create: got = %v, want that it was deleted meanwhile", err)
+	}
+	in.stop()
+	in.awaitNothing()
 }
 
 func TestServiceThatKeepsEndingHasFailed(t *testing.T) {
