@@ -29,6 +29,7 @@ const (
 	iocQgroupCreate  = 0x4010942a
 	iocQgroupLimit   = 0x8030942b
 	iocSnapDestroyV2 = 0x5000943f
+	iocSubvolInfo    = 0x81f8943c
 	iocTrim          = 0xc0185879 // FITRIM of linux/fs.h
 
 	subvolReadOnly      = 1 << 1

@@ -3,11 +3,9 @@ package volume
 import (
 	"context"
 	"errors"
-	"io/fs"
+	"fmt"
 	"os"
 	"path/filepath"
-
-	"golang.org/x/sys/unix"
 )
 
 // partName is where entries of a live state's other directories are made. It is
@@ -43,14 +41,10 @@ func (p *pool) RollbackDB(ctx context.Context, env, snapshot string) error {
 		if err := p.dropPart(ctx, env); err != nil {
 			return err
 		}
-		part, live := filepath.Join(p.live(env), partName), filepath.Join(p.live(env), dbName)
 		if err := p.step("copy databases"); err != nil {
 			return err
 		}
-		err := copyTree(ctx, filepath.Join(src, dbName), part, p.kind() != Plain)
-		if err == nil {
-			err = p.exchangeEntries(part, live)
-		}
+		err := p.restore(ctx, src, p.live(env), dbName)
 		if err != nil {
 			return errors.Join(err, p.dropPart(context.WithoutCancel(ctx), env))
 		}
@@ -70,53 +64,26 @@ func (p *pool) dropPart(ctx context.Context, env string) error {
 	return p.purge(ctx, part)
 }
 
-// exchangeEntries gives live the entries of part, and part those of live.
-func (p *pool) exchangeEntries(part, live string) error {
-	there, err := names(live)
-	if err != nil {
+// restore makes a directory of a live state what it is in a snapshot.
+func (p *pool) restore(ctx context.Context, snapshot, live, name string) error {
+	part := filepath.Join(live, partName)
+	if err := os.Mkdir(part, 0o700); err != nil {
 		return err
 	}
-	wanted, err := names(part)
-	if err != nil {
-		return err
-	}
-	for name := range wanted {
-		flags := uint(unix.RENAME_NOREPLACE)
-		if there[name] {
-			flags = unix.RENAME_EXCHANGE
-		}
-		if err := p.move(filepath.Join(part, name), filepath.Join(live, name), flags); err != nil {
-			return err
-		}
-	}
-	for name := range there {
-		if !wanted[name] {
-			if err := p.move(filepath.Join(live, name), filepath.Join(part, name), unix.RENAME_NOREPLACE); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-func (p *pool) move(from, to string, flags uint) error {
-	if err := p.step("exchange " + filepath.Base(to)); err != nil {
-		return err
-	}
-	if err := unix.Renameat2(unix.AT_FDCWD, from, unix.AT_FDCWD, to, flags); err != nil {
-		return &os.LinkError{Op: "exchange", Old: from, New: to, Err: err}
-	}
-	return nil
-}
-
-func names(dir string) (map[string]bool, error) {
-	entries, err := os.ReadDir(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	found := map[string]bool{}
-	for _, e := range entries {
-		found[e.Name()] = true
-	}
-	return found, err
+	return withDir(filepath.Join(snapshot, name), func(from int) error {
+		return withDir(filepath.Join(live, name), func(to int) error {
+			return withDir(part, func(part int) error {
+				taken, err := snapshotTime(from)
+				if err != nil {
+					return err
+				}
+				r := &restorer{from: from, to: to, part: part, step: p.step, taken: taken,
+					copier: copier{ctx: ctx, top: part, links: map[uint64]string{}, share: p.kind() != Plain}}
+				if err := r.compare(from, to, ".", 0); err != nil {
+					return fmt.Errorf("copy %s: %w", name, err)
+				}
+				return r.apply()
+			})
+		})
+	})
 }

@@ -71,9 +71,9 @@ type Pool interface {
 	Rollback(ctx context.Context, env, snapshot string) error
 	// RollbackUpper and RollbackDB replace one side of the live state; the other
 	// stays as it is. RollbackUpper is as atomic as Rollback. RollbackDB replaces
-	// the entries of the directory, each at once and none before all are copied,
-	// and works while the directory is mounted; an entry's own processes have
-	// ended. After a crash among the entries it is repeated before any is used.
+	// the files that differ, none before all are copied, and works while the
+	// directory is mounted; the processes that write to it have ended. After a
+	// crash among the files it is repeated before any is used.
 	RollbackUpper(ctx context.Context, env, snapshot string) error
 	RollbackDB(ctx context.Context, env, snapshot string) error
 	// RemoveSnapshot of a missing snapshot is not an error.

@@ -358,6 +358,37 @@ func testRollback(t *testing.T, p volume.Pool) {
 	}
 }
 
+// testRollbackOfChangedRows changes a file so that only the time of its change,
+// which nobody can set, tells.
+func testRollbackOfChangedRows(t *testing.T, p volume.Pool) {
+	ctx := t.Context()
+	must(t, p.Create(ctx, "e1"))
+	db := p.Live("e1").DB
+	for _, name := range []string{"/d/changed", "/d/same", "/d/appended"} {
+		write(t, db+name, "one")
+	}
+	var before unix.Stat_t
+	must(t, unix.Stat(db+"/d/changed", &before))
+	for time.Since(time.Unix(before.Ctim.Unix())) < 1500*time.Millisecond {
+		time.Sleep(100 * time.Millisecond) // a file changed just before is copied anyhow
+	}
+	must(t, p.Snapshot(ctx, "e1", "s1"))
+	want := entriesOf(t, db)
+	f, err := os.OpenFile(db+"/d/changed", os.O_WRONLY, 0)
+	must(t, err)
+	_, err = f.WriteString("two")
+	must(t, errors.Join(err, f.Close()))
+	must(t, unix.UtimesNanoAt(unix.AT_FDCWD, db+"/d/changed", []unix.Timespec{before.Atim, before.Mtim}, 0))
+	f, err = os.OpenFile(db+"/d/appended", os.O_WRONLY|os.O_APPEND, 0)
+	must(t, err)
+	_, err = f.WriteString("two")
+	must(t, errors.Join(err, f.Close()))
+	for range 2 {
+		must(t, p.RollbackDB(ctx, "e1", "s1"))
+		compare(t, "databases", entriesOf(t, db), want)
+	}
+}
+
 // testRollbackSides rolls one side back after the other; that of the databases
 // under a mount, as it is in a sandbox that lives.
 func testRollbackSides(t *testing.T, p volume.Pool) {
