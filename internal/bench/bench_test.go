@@ -47,7 +47,7 @@ func TestSectionsMeasure(t *testing.T) {
 		"fork, 100 files against cp -a", "diff of 50 files, 200 files against diff -rq",
 		"delete, 100 files against rm -rf", "idle x3: memory, PSS against bwrap",
 		"clone 8 MB to SELECT, p50 against cp -a", "clone 8 MB to SELECT, p50 against pg_dump, pg_restore", "clone 16 MB to SELECT against of 8 MB",
-		"rollback, files and 8 MB against CREATE DATABASE TEMPLATE", "2 clones at once, all against one",
+		"rollback, files and 8 MB against CREATE DATABASE TEMPLATE", "rollback of 8 MB alone against CREATE DATABASE TEMPLATE", "2 clones at once, all against one",
 		"replay of 2 steps against recorded run",
 		"idle instance, PSS against plain", "pgbench inside against plain",
 	} {
