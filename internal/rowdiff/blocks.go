@@ -43,26 +43,29 @@ func (d *Diff) newBlocks(ctx context.Context) (*blocks, error) {
 
 // checkpoint brings what the transaction sees into the files, and makes sure
 // that these are the files of this instance: its control file names the
-// checkpoint.
+// checkpoint. Others may checkpoint the instance at any time, too.
 func (s *side) checkpoint(ctx context.Context) error {
-	var got, want uint64
+	var before, want, after uint64
 	for range 3 {
-		if err := s.query(ctx, "CHECKPOINT", nil); err != nil {
-			return err
+		err := s.query(ctx, "CHECKPOINT", nil)
+		if err == nil {
+			before, err = controlCheckpoint(s.dir)
 		}
-		err := s.query(ctx, "SELECT checkpoint_lsn - '0/0' FROM pg_control_checkpoint()", func(v [][]byte) (err error) {
-			want, err = strconv.ParseUint(string(v[0]), 10, 64)
-			return err
-		})
-		if err != nil {
-			return err
+		if err == nil {
+			err = s.query(ctx, "SELECT checkpoint_lsn - '0/0' FROM pg_control_checkpoint()", func(v [][]byte) (err error) {
+				want, err = strconv.ParseUint(string(v[0]), 10, 64)
+				return err
+			})
 		}
-		if got, err = controlCheckpoint(s.dir); err != nil || got == want {
+		if err == nil {
+			after, err = controlCheckpoint(s.dir)
+		}
+		if err != nil || want == before || want == after {
 			return err
 		}
 	}
 	return mayfly.Errorf(mayfly.Invalid, "the directory %s is not that of the connected instance: its checkpoint is at %X, not %X",
-		printable(s.dir.Name(), 200), got, want)
+		printable(s.dir.Name(), 200), after, want)
 }
 
 // controlCheckpoint reads the position of the last checkpoint, which is at
