@@ -334,18 +334,18 @@ func (e *Engine) stepSandbox(ctx context.Context, s *situation) (bool, error) {
 }
 
 func (e *Engine) startSandbox(ctx context.Context, s *situation) error {
-	release, err := e.slot(ctx)
-	if err != nil {
-		return err
-	}
-	defer release()
 	e.dismiss(s.env.ID)
 	if err := e.closeDoor(s.env.ID); err != nil { // of a sandbox that is gone
 		return err
 	}
-	first := s.env.ReadyAt.IsZero()
-	if err := e.Driver.Start(ctx, s.env.Handle, s.env.Spec); err != nil {
-		if first {
+	release, err := e.slot(ctx)
+	if err != nil {
+		return err
+	}
+	err = e.Driver.Start(ctx, s.env.Handle, s.env.Spec)
+	release() // services may take minutes
+	if err != nil {
+		if s.env.ReadyAt.IsZero() {
 			return e.fail(ctx, s.env, "start environment", err)
 		}
 		return e.failPendingRuns(ctx, s, err)
