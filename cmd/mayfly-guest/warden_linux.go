@@ -212,9 +212,9 @@ func (w *warden) wait(conn *os.File, id string) {
 	reply(conn, wire.OK, string(b))
 }
 
-// signal signals a run that has not ended.
+// signal signals a run that has not ended. Signal 0 asks whether there is one.
 func (w *warden) signal(conn *os.File, id string, sig unix.Signal) {
-	if sig < 1 || sig > 64 {
+	if sig < 0 || sig > 64 {
 		reply(conn, wire.Invalid, "no such signal")
 		return
 	}
@@ -225,10 +225,12 @@ func (w *warden) signal(conn *os.File, id string, sig unix.Signal) {
 		return
 	}
 	dir, err := w.recorded(id)
-	if err != nil {
+	if err == nil {
+		dir.Close()
+	}
+	if err != nil || sig == 0 {
 		reply(conn, wire.NotFound, "")
 		return
 	}
-	dir.Close()
 	reply(conn, wire.OK, "")
 }

@@ -48,7 +48,8 @@ func Wait(ctx context.Context, conn net.Conn, run string) (Exit, error) {
 
 // Signal sends a signal to the processes of a run; to one that has ended, it
 // does nothing. Signals that end or stop reach the whole session, others the
-// process group. Signal closes conn.
+// process group. With 0 it sends none, and an error of kind NotFound says that
+// the guest has no such run to send one to. Signal closes conn.
 func Signal(ctx context.Context, conn net.Conn, run string, sig syscall.Signal) error {
 	_, err := ask(ctx, conn, wire.Request{Op: wire.OpSignal, Run: run, Signal: uint32(sig)})
 	if err != nil {

@@ -196,8 +196,8 @@ func (d *Driver) runsDir(h driver.Handle) string {
 	return filepath.Join(d.pool.Host(h.Environment), "runs")
 }
 
-// answerTimeout is how long a guest may take to say that it knows no process.
-const answerTimeout = 100 * time.Millisecond
+// answerTimeout is how long a guest may take to say whether a process lives.
+const answerTimeout = 10 * time.Second
 
 // findProcess returns the process of a service that lives, as it may when the
 // server was started anew.
@@ -213,16 +213,13 @@ func (d *Driver) findProcess(ctx context.Context, v service) (string, error) {
 	if _, err := guest.ReadExit(d.pool.Host(v.h.Environment), last); err == nil {
 		return "", nil
 	}
-	short, cancel := context.WithTimeout(ctx, answerTimeout)
+	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
 	defer cancel()
-	_, err = d.askExit(short, v.h, last)
-	switch {
-	case err == nil || mayfly.KindOf(err) == mayfly.NotFound:
+	err = d.SignalProcess(ctx, v.h, last, 0)
+	if mayfly.KindOf(err) == mayfly.NotFound {
 		return "", nil
-	case short.Err() != nil && ctx.Err() == nil:
-		return last, nil
 	}
-	return "", err
+	return last, err
 }
 
 // forgetProcesses removes what is recorded of all but the last processes.
