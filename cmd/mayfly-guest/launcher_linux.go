@@ -108,8 +108,7 @@ func launch(message []byte, fds []int) (pid, pidfd int, err error) {
 			Dir: "/",
 			Env: []string{"GOMAXPROCS=1", "GOTRACEBACK=single"},
 			Files: []uintptr{
-				0, uintptr(fds[boot.LaunchLog]), uintptr(fds[boot.LaunchLog]),
-				uintptr(fds[boot.LaunchBoot]), uintptr(fds[boot.LaunchListener]),
+				0, uintptr(fds[boot.LaunchLog]), uintptr(fds[boot.LaunchLog]), uintptr(fds[boot.LaunchBoot]),
 			},
 			Sys: attr,
 		})

@@ -43,8 +43,7 @@ func main() {
 		underGVisor()
 	}
 	unix.CloseOnExec(boot.SocketFD)
-	unix.CloseOnExec(boot.ListenerFD)
-	w, err := start()
+	w, listener, err := start()
 	if err != nil {
 		answer(append([]byte{boot.Failed}, err.Error()...))
 		os.Exit(1)
@@ -57,37 +56,38 @@ func main() {
 	}
 	runtime.GOMAXPROCS(2) // one was faster to start with; disks may block the other
 	go w.reap()
-	go w.accept(boot.ListenerFD)
+	go w.accept(listener)
 	w.fork()
 }
 
-// start makes the environment and returns the guest that serves it. What
-// needs no mount of the server's comes first: the server makes them meanwhile.
-func start() (*warden, error) {
+// start makes the environment and returns the guest that serves it, and where
+// requests arrive. What needs nothing of the server's comes first: the server
+// makes that meanwhile.
+func start() (w *warden, listener int, err error) {
 	unix.Umask(0o022)
 	c, err := config()
 	if err != nil {
-		return nil, err
+		return nil, -1, err
 	}
 	t, err := prepare(c)
 	if err != nil {
-		return nil, err
+		return nil, -1, err
 	}
 	fds, err := descriptors(boot.FirstBind + len(c.Binds))
 	if err != nil {
-		return nil, err
+		return nil, -1, err
 	}
 	if err := t.enter(c, fds); err != nil {
-		return nil, err
+		return nil, -1, err
 	}
 	oom, err := unix.Open("/proc/self/oom_score_adj", unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return nil, failed("open oom_score_adj", err)
+		return nil, -1, failed("open oom_score_adj", err)
 	}
 	if err := confine(c); err != nil {
-		return nil, err
+		return nil, -1, err
 	}
-	return newWarden(c, fds, oom), nil
+	return newWarden(c, fds, oom), fds[boot.ListenerFD], nil
 }
 
 // answer ends the boot conversation.

@@ -248,12 +248,21 @@ func (e *Engine) create(ctx context.Context, env *environment, do func(*store.Tx
 		return err
 	}
 	env.Handle = driver.Handle{Environment: env.ID, Isolation: env.Isolation, UIDBase: base}
+	p, ahead := e.Driver.(driver.Preparer)
+	if ahead = ahead && len(e.slots) == 0; ahead { // with others it would only take turns
+		p.Prepare(ctx, env.Handle, env.Spec)
+	}
 	err = e.update(ctx, env.ID, func(tx *store.Tx) error {
 		if err := e.saveNew(tx, env); err != nil {
 			return err
 		}
 		return do(tx)
 	})
+	if err != nil && ahead {
+		if stop := e.Driver.Stop(context.WithoutCancel(ctx), env.Handle); stop != nil {
+			return errors.Join(err, stop) // its ids stay taken
+		}
+	}
 	if err != nil {
 		e.releaseIDs(base)
 	}

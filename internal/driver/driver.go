@@ -127,6 +127,16 @@ type Pauser interface {
 	Resume(ctx context.Context, h Handle) error
 }
 
+// Preparer is a driver that can begin to start an environment before that is
+// made.
+type Preparer interface {
+	// Prepare does not wait. Nothing of the environment's is there afterwards,
+	// and nothing runs in it: Start goes on from here, Stop takes it back, and
+	// it does not outlive this process. It needs no Create before it, so that
+	// the environment can be saved and made meanwhile.
+	Prepare(ctx context.Context, h Handle, s Spec)
+}
+
 // Servicer is a driver that runs services beside the commands of environments.
 type Servicer interface {
 	// StartService starts a service of s by its name, unless it runs, and

@@ -36,9 +36,15 @@ type process struct {
 // forget stops waiting for the process.
 func (p *process) forget() { p.pidfd.SetReadDeadline(time.Unix(1, 0)) }
 
-// start makes everything that a sandbox consists of. The guest starts first;
-// the mounts are made while it loads.
-func (n *Native) start(ctx context.Context, s Spec) error {
+// begun is a guest that has been told what to do and waits for the rest.
+type begun struct {
+	*process
+	conn *os.File // the boot socket; without its other end the guest ends
+}
+
+// begin starts the guest of a sandbox and tells it what to do. It loads, and
+// makes what needs no mount of the server's, while finish makes the mounts.
+func (n *Native) begin(s Spec) (*begun, error) {
 	limits, tasks := s.Limits, int64(0)
 	if limits.PIDs > 0 {
 		tasks = max(limits.PIDs, minTasks)
@@ -47,8 +53,46 @@ func (n *Native) start(ctx context.Context, s Spec) error {
 		limits.PIDs = tasks + reserve
 	}
 	if err := n.cgroups.Create(s.Environment, limits); err != nil {
-		return err
+		return nil, err
 	}
+	conn, theirs, err := socketpair()
+	if err != nil {
+		return nil, err
+	}
+	p, err := n.launch(s, theirs)
+	theirs.Close()
+	if err == nil {
+		conn.SetDeadline(time.Now().Add(startTimeout))
+		err = n.tell(conn, s, uint64(tasks))
+	}
+	if err != nil {
+		conn.Close()
+		return nil, err
+	}
+	return &begun{p, conn}, nil
+}
+
+// finish gives a guest that has begun what it lacks, and waits until it is
+// ready.
+func (n *Native) finish(ctx context.Context, s Spec, g *begun) error {
+	defer g.conn.Close()
+	g.conn.SetDeadline(time.Time{})
+	defer context.AfterFunc(ctx, func() { g.conn.SetDeadline(time.Unix(1, 0)) })()
+	err := n.furnish(s, g)
+	if err == nil {
+		err = hear(g.conn)
+	}
+	switch {
+	case err == nil:
+		return nil
+	case ctx.Err() != nil:
+		err = ctx.Err()
+	}
+	return fmt.Errorf("boot guest: %w%s", err, g.heard())
+}
+
+// furnish makes what the guest gets as descriptors, and sends them.
+func (n *Native) furnish(s Spec, g *begun) error {
 	if err := prepareHost(s); err != nil {
 		return err
 	}
@@ -57,42 +101,7 @@ func (n *Native) start(ctx context.Context, s Spec) error {
 		return err
 	}
 	defer unix.Close(listener)
-	ours, theirs, err := socketpair()
-	if err != nil {
-		return err
-	}
-	defer ours.Close()
-	p, err := n.launch(s, theirs, listener)
-	theirs.Close()
-	if err != nil {
-		return err
-	}
-	defer context.AfterFunc(ctx, func() { ours.SetDeadline(time.Unix(1, 0)) })()
-	if err := n.boot(s, uint64(tasks), p, ours); err != nil {
-		if ctx.Err() != nil {
-			err = ctx.Err()
-		}
-		return fmt.Errorf("boot guest: %w%s", err, p.heard())
-	}
-	return nil
-}
-
-// boot tells the guest what to do, makes its mounts meanwhile, and waits
-// until it is ready.
-func (n *Native) boot(s Spec, tasks uint64, p *process, conn *os.File) error {
-	nested := 0
-	if s.Nested {
-		nested = 1
-	}
-	c := boot.Config{
-		Hostname: Hostname, Nested: s.Nested, UID: UID, GID: GID, Tasks: tasks,
-		SharedMemory: sharedMemory(s.Limits.Memory), Filter: n.filters[nested],
-		Env: s.Env, Binds: s.targets(),
-	}
-	if err := tell(conn, c); err != nil {
-		return err
-	}
-	m, err := assemble(s, p.pidfd)
+	m, err := assemble(s, g.pidfd)
 	if err != nil {
 		return err
 	}
@@ -102,15 +111,24 @@ func (n *Native) boot(s Spec, tasks uint64, p *process, conn *os.File) error {
 		return err
 	}
 	defer kills.Close()
-	fds := append([]int{m.root, m.runs, int(kills.Fd())}, m.binds...)
-	if _, err := sendRights(conn, []byte{boot.Mounts}, fds); err != nil && !errors.Is(err, unix.EPIPE) {
+	fds := append([]int{m.root, m.runs, int(kills.Fd()), listener}, m.binds...)
+	if _, err := sendRights(g.conn, []byte{boot.Mounts}, fds); err != nil && !errors.Is(err, unix.EPIPE) {
 		return err
 	}
-	return hear(conn)
+	return nil
 }
 
 // tell sends the config.
-func tell(conn *os.File, c boot.Config) error {
+func (n *Native) tell(conn *os.File, s Spec, tasks uint64) error {
+	nested := 0
+	if s.Nested {
+		nested = 1
+	}
+	c := boot.Config{
+		Hostname: Hostname, Nested: s.Nested, UID: UID, GID: GID, Tasks: tasks,
+		SharedMemory: sharedMemory(s.Limits.Memory), Filter: n.filters[nested],
+		Env: s.Env, Binds: s.targets(),
+	}
 	b := boot.Append(make([]byte, 4), c)
 	if len(b) > boot.MaxConfig {
 		return mayfly.Errorf(mayfly.Invalid, "the environment's variables take %d bytes, %d at most", len(b), boot.MaxConfig)
@@ -214,7 +232,7 @@ func socketpair() (ours, theirs *os.File, err error) {
 }
 
 // launch starts the guest.
-func (n *Native) launch(s Spec, bootSocket *os.File, listener int) (p *process, err error) {
+func (n *Native) launch(s Spec, bootSocket *os.File) (p *process, err error) {
 	memory, err := unix.MemfdCreate("guest-words", unix.MFD_CLOEXEC|unix.MFD_NOEXEC_SEAL)
 	if err != nil {
 		return nil, fmt.Errorf("make guest log: %w", err)
@@ -239,7 +257,7 @@ func (n *Native) launch(s Spec, bootSocket *os.File, listener int) (p *process, 
 		files = append(files, group)
 	}
 	files = append(append(files, in...), out...)
-	fds := []int{memory, int(bootSocket.Fd()), listener, int(n.guest.Fd())}
+	fds := []int{memory, int(bootSocket.Fd()), int(n.guest.Fd())}
 	for _, f := range files {
 		defer f.Close()
 		fds = append(fds, int(f.Fd()))

@@ -65,8 +65,9 @@ type Native struct {
 	launching sync.Mutex // guards launcher
 	launcher  *launcher
 
-	mu     sync.Mutex
-	guests map[string]*process // those that this process started and that live, by environment
+	mu       sync.Mutex           // guards what follows
+	guests   map[string]*process  // those that this process started and that live, by environment
+	prepared map[string]*prepared // those that wait for Start, by environment
 }
 
 // reserve is how many tasks the guest may have beside its commands.
@@ -102,10 +103,11 @@ func NewNative(o Options) (*Native, error) {
 		return nil, err
 	}
 	return &Native{
-		cgroups: o.Cgroups,
-		guest:   program,
-		filters: [2][]byte{filter(false), filter(true)},
-		guests:  map[string]*process{},
+		cgroups:  o.Cgroups,
+		guest:    program,
+		filters:  [2][]byte{filter(false), filter(true)},
+		guests:   map[string]*process{},
+		prepared: map[string]*prepared{},
 	}, nil
 }
 
@@ -151,6 +153,7 @@ func load(path string) (*os.File, error) {
 // Close releases what the runtime holds open. Sandboxes live on.
 func (n *Native) Close() error {
 	n.listeners.closeAll()
+	n.dropAll()
 	n.mu.Lock()
 	for _, p := range n.guests {
 		p.forget()
@@ -170,6 +173,12 @@ func (n *Native) Start(ctx context.Context, s Spec) error {
 	if err := s.check(); err != nil {
 		return err
 	}
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	if p := n.take(s.Environment); p != nil {
+		g, err := p.wait()
+		return n.started(ctx, s, g, err)
+	}
 	exists, populated, frozen, err := n.cgroups.Look(s.Environment)
 	if err != nil {
 		return fmt.Errorf("start sandbox: %w", err)
@@ -188,9 +197,16 @@ func (n *Native) Start(ctx context.Context, s Spec) error {
 			return fmt.Errorf("start sandbox: %w", err)
 		}
 	}
-	ctx, cancel := context.WithTimeout(ctx, startTimeout)
-	defer cancel()
-	if err := n.start(ctx, s); err != nil {
+	g, err := n.begin(s)
+	return n.started(ctx, s, g, err)
+}
+
+// started finishes a start that has begun, or cleans up.
+func (n *Native) started(ctx context.Context, s Spec, g *begun, err error) error {
+	if err == nil {
+		err = n.finish(ctx, s, g)
+	}
+	if err != nil {
 		err = fmt.Errorf("start sandbox: %w", err)
 		return errors.Join(err, n.Stop(context.WithoutCancel(ctx), s.Environment))
 	}
@@ -249,6 +265,9 @@ func answers(ctx context.Context, s Spec, dial func(context.Context, Spec) (net.
 }
 
 func (n *Native) Inspect(_ context.Context, env string) (State, error) {
+	if n.isPrepared(env) {
+		return Remains, nil
+	}
 	exists, populated, frozen, err := n.cgroups.Look(env)
 	switch {
 	case err != nil:
@@ -273,6 +292,7 @@ func (n *Native) Thaw(ctx context.Context, env string) error {
 
 func (n *Native) Stop(ctx context.Context, env string) error {
 	n.listeners.closeOf(env)
+	n.take(env).drop()
 	exists, _, _, err := n.cgroups.Look(env)
 	if err == nil && exists {
 		err = n.cgroups.Kill(ctx, env)

@@ -74,6 +74,14 @@ type Runtime interface {
 	List(ctx context.Context) ([]string, error)
 }
 
+// Preparer is a Runtime that can begin with a start ahead of Start.
+type Preparer interface {
+	// Prepare begins to start a sandbox and does not wait: Start finishes it.
+	// Until then it counts as Remains. It needs nothing of the volume; what
+	// goes wrong Start says. It ends with Stop, or with this process.
+	Prepare(s Spec)
+}
+
 // Usage is what a sandbox has used so far and uses now.
 type Usage struct {
 	CPU     time.Duration

@@ -67,6 +67,7 @@ type Driver struct {
 var (
 	_ driver.Driver   = (*Driver)(nil)
 	_ driver.Pauser   = (*Driver)(nil)
+	_ driver.Preparer = (*Driver)(nil)
 	_ driver.Listener = (*Driver)(nil)
 	_ driver.Servicer = (*Driver)(nil)
 )
@@ -196,6 +197,18 @@ func (d *Driver) limit(ctx context.Context, volumeName string, disk int64) error
 
 // copyOnWrite reports whether files are never overwritten in place.
 func (d *Driver) copyOnWrite() bool { return d.pool.Kind() == volume.Btrfs }
+
+// Prepare implements driver.Preparer.
+func (d *Driver) Prepare(ctx context.Context, h driver.Handle, s driver.Spec) {
+	rt, err := d.runtime(h.Isolation)
+	p, ok := rt.(sandbox.Preparer)
+	if err != nil || !ok {
+		return
+	}
+	if spec, err := d.sandboxSpec(ctx, h, s); err == nil {
+		p.Prepare(spec)
+	}
+}
 
 // Start implements driver.Driver.
 func (d *Driver) Start(ctx context.Context, h driver.Handle, s driver.Spec) error {

@@ -18,21 +18,19 @@ import (
 	"strings"
 )
 
-// Descriptors that the guest inherits.
-const (
-	SocketFD   = 3 // the boot socket, a stream
-	ListenerFD = 4 // where requests arrive
-)
+// SocketFD is the boot socket, a stream, which the guest inherits.
+const SocketFD = 3
 
 // Mounts is the byte that the descriptors come with.
 const Mounts byte = 'm'
 
 // The first of those descriptors; the binds follow in order.
 const (
-	RootFD    = 0 // detached mount of the root file system
-	RunsFD    = 1 // detached mount of the directory for logs and exit records
-	KillsFD   = 2 // file with a line "oom_kill <n>"
-	FirstBind = 3
+	RootFD     = 0 // detached mount of the root file system
+	RunsFD     = 1 // detached mount of the directory for logs and exit records
+	KillsFD    = 2 // file with a line "oom_kill <n>"
+	ListenerFD = 3 // where requests arrive
+	FirstBind  = 4
 )
 
 // Answers.

@@ -16,11 +16,10 @@ const LauncherFD = 3
 // The first descriptors of a Launch; the directory of the v2 group, if any,
 // and the tasks files of v1 groups follow.
 const (
-	LaunchLog      = 0
-	LaunchBoot     = 1
-	LaunchListener = 2
-	LaunchProgram  = 3
-	LaunchGroups   = 4
+	LaunchLog     = 0
+	LaunchBoot    = 1
+	LaunchProgram = 2
+	LaunchGroups  = 3
 )
 
 // Launch asks for a guest.
