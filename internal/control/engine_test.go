@@ -332,7 +332,7 @@ func TestCreateThatFailsLeavesNothing(t *testing.T) {
 }
 
 func TestRequestsThatAreWrongChangeNothing(t *testing.T) {
-	e, _ := start(t)
+	e, m := start(t)
 	named := create()
 	named.Name = "web"
 	if _, err := e.CreateEnvironment(t.Context(), *named); err != nil {
@@ -371,6 +371,9 @@ func TestRequestsThatAreWrongChangeNothing(t *testing.T) {
 	}
 	if after := len(events(t, e, mayfly.EventFilter{})); after != before {
 		t.Errorf("events = %d, want %d", after, before)
+	}
+	if there, err := m.driver.List(t.Context()); err != nil || len(there) != 1 {
+		t.Errorf("environments there: got = %v, %v, want the first alone", there, err)
 	}
 }
 

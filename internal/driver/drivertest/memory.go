@@ -22,7 +22,7 @@ import (
 	"mayfly.dev/mayfly/internal/driver"
 )
 
-// Memory is a driver.Driver, driver.Pauser and driver.Listener. Its "files" are what Write
+// Memory is a driver.Driver, driver.Pauser, driver.Preparer and driver.Listener. Its "files" are what Write
 // put there.
 type Memory struct {
 	// Fault is called before and after each effect with its name
@@ -68,6 +68,7 @@ func New() *Memory {
 var (
 	_ driver.Driver   = (*Memory)(nil)
 	_ driver.Pauser   = (*Memory)(nil)
+	_ driver.Preparer = (*Memory)(nil)
 	_ driver.Listener = (*Memory)(nil)
 )
 
@@ -184,6 +185,13 @@ func (m *Memory) Create(ctx context.Context, h driver.Handle, s driver.Spec) err
 	})
 }
 
+// Prepare implements driver.Preparer.
+func (m *Memory) Prepare(ctx context.Context, h driver.Handle, s driver.Spec) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.machine(h).sandbox = driver.SandboxRemains
+}
+
 // Start implements driver.Driver.
 func (m *Memory) Start(ctx context.Context, h driver.Handle, s driver.Spec) error {
 	return m.do("start", func() error {
@@ -210,6 +218,9 @@ func (m *Memory) Stop(ctx context.Context, h driver.Handle) error {
 	return m.do("stop", func() error {
 		if e := m.envs[h.Environment]; e != nil {
 			e.kill(driver.SandboxGone)
+			if e.files == nil {
+				delete(m.envs, h.Environment)
+			}
 		}
 		return nil
 	})

@@ -36,6 +36,7 @@ type suite struct {
 func Run(t *testing.T, open func(t *testing.T) Fixture) {
 	for name, test := range map[string]func(*suite){
 		"EveryMethodMayBeRepeated":           (*suite).repeat,
+		"StartGoesOnFromPrepare":             (*suite).prepare,
 		"ProcessEndsWithItsStatus":           (*suite).status,
 		"CommandThatDoesNotExistEndsWith127": (*suite).missingCommand,
 		"SignalEndsAProcess":                 (*suite).signal,
@@ -162,6 +163,33 @@ func (s *suite) repeat() {
 	s.ok(err)
 	if slices.ContainsFunc(handles, func(o driver.Handle) bool { return o.Environment == h.Environment }) {
 		s.t.Errorf("%s is listed after it was destroyed", h.Environment)
+	}
+}
+
+func (s *suite) prepare() {
+	p, ok := s.Driver.(driver.Preparer)
+	if !ok {
+		return
+	}
+	h, spec := s.handle(), s.spec()
+	p.Prepare(s.ctx, h, spec)
+	s.ok(s.Driver.Stop(s.ctx, h))
+	s.expect(h, driver.SandboxGone)
+	handles, err := s.Driver.List(s.ctx)
+	s.ok(err)
+	for _, left := range handles {
+		if left.Environment == h.Environment {
+			s.t.Error("Stop left something of what Prepare began")
+		}
+	}
+	p.Prepare(s.ctx, h, spec)
+	s.ok(s.Driver.Create(s.ctx, h, spec))
+	_, err = s.Driver.Snapshot(s.ctx, h, "first")
+	s.ok(err)
+	s.ok(s.Driver.Start(s.ctx, h, spec))
+	s.expect(h, driver.SandboxAlive)
+	if exit := s.run(h, spec, s.Write("a", "1")...); exit.Code != 0 {
+		s.t.Errorf("exit status: got = %d, want 0", exit.Code)
 	}
 }
 
