@@ -79,7 +79,7 @@ type builder struct {
 	stray     []string  // results without a call
 	answersOf *reader
 	tails     map[int]string // last node of a step that the wire shows
-	ended     []int          // positions in g.Steps, when all exchanges were read
+	came      []int          // positions in g.Steps, when all exchanges were read
 }
 
 // lane is an agent.
@@ -486,19 +486,28 @@ func (b *builder) orphans() {
 	b.g.Orphans = append(b.g.Orphans, b.stray...)
 }
 
-// byEnd is the order in which the outputs of the steps came.
-func (b *builder) byEnd() []int {
-	if b.ended != nil {
-		return b.ended
+// cameAt is when the output of a step began to come, from when on an agent can
+// act on it: the end is noted after the agent has it.
+func (b *builder) cameAt(step int) time.Time {
+	if s := &b.g.Steps[step]; !s.FirstByte.IsZero() {
+		return s.FirstByte
 	}
-	b.ended = make([]int, 0, len(b.g.Steps))
+	return b.g.Steps[step].End
+}
+
+// inOrder are the steps in the order in which their outputs came.
+func (b *builder) inOrder() []int {
+	if b.came != nil {
+		return b.came
+	}
+	b.came = make([]int, 0, len(b.g.Steps))
 	for i := range b.g.Steps {
-		if !b.g.Steps[i].End.IsZero() {
-			b.ended = append(b.ended, i)
+		if !b.cameAt(i).IsZero() {
+			b.came = append(b.came, i)
 		}
 	}
-	slices.SortStableFunc(b.ended, func(i, j int) int { return b.g.Steps[i].End.Compare(b.g.Steps[j].End) })
-	return b.ended
+	slices.SortStableFunc(b.came, func(i, j int) int { return b.cameAt(i).Compare(b.cameAt(j)) })
+	return b.came
 }
 
 // processes gives each process to the step whose output came last before it.

@@ -278,9 +278,9 @@ func (b *builder) firstOf(l *lane) string {
 // stepAt is the step whose output came last before a time, of the agent if
 // the wire knows it.
 func (b *builder) stepAt(t time.Time, agent string) *mayfly.Step {
-	order := b.byEnd()
+	order := b.inOrder()
 	at, _ := slices.BinarySearchFunc(order, t, func(i int, t time.Time) int {
-		if b.g.Steps[i].End.After(t) {
+		if b.cameAt(i).After(t) {
 			return 1
 		}
 		return -1
