@@ -43,7 +43,7 @@ type begun struct {
 }
 
 // begin starts the guest of a sandbox and tells it what to do. It loads, and
-// makes what needs no mount of the server's, while finish makes the mounts.
+// makes what needs no mount of the server's, while furnish makes those.
 func (n *Native) begin(s Spec) (*begun, error) {
 	limits, tasks := s.Limits, int64(0)
 	if limits.PIDs > 0 {
@@ -72,14 +72,25 @@ func (n *Native) begin(s Spec) (*begun, error) {
 	return &begun{p, conn}, nil
 }
 
-// finish gives a guest that has begun what it lacks, and waits until it is
-// ready.
-func (n *Native) finish(ctx context.Context, s Spec, g *begun) error {
+// furnish makes what a guest lacks that has begun, that which needs none of its
+// namespaces while it still begins, and waits until the guest is ready.
+func (n *Native) furnish(ctx context.Context, s Spec, p *prepared) error {
+	if err := prepareHost(s); err != nil {
+		return err
+	}
+	listener, err := listen(s.Host)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(listener)
+	g, err := p.wait()
+	if err != nil {
+		return err
+	}
 	defer g.conn.Close()
 	g.conn.SetDeadline(time.Time{})
 	defer context.AfterFunc(ctx, func() { g.conn.SetDeadline(time.Unix(1, 0)) })()
-	err := n.furnish(s, g)
-	if err == nil {
+	if err = n.hand(s, g, listener); err == nil {
 		err = hear(g.conn)
 	}
 	switch {
@@ -91,16 +102,8 @@ func (n *Native) finish(ctx context.Context, s Spec, g *begun) error {
 	return fmt.Errorf("boot guest: %w%s", err, g.heard())
 }
 
-// furnish makes what the guest gets as descriptors, and sends them.
-func (n *Native) furnish(s Spec, g *begun) error {
-	if err := prepareHost(s); err != nil {
-		return err
-	}
-	listener, err := listen(s.Host)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(listener)
+// hand makes the mounts, and sends the guest all that it gets as descriptors.
+func (n *Native) hand(s Spec, g *begun, listener int) error {
 	m, err := assemble(s, g.pidfd)
 	if err != nil {
 		return err

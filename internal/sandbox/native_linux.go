@@ -176,8 +176,7 @@ func (n *Native) Start(ctx context.Context, s Spec) error {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	if p := n.take(s.Environment); p != nil {
-		g, err := p.wait()
-		return n.started(ctx, s, g, err)
+		return n.finish(ctx, s, p)
 	}
 	exists, populated, frozen, err := n.cgroups.Look(s.Environment)
 	if err != nil {
@@ -197,16 +196,13 @@ func (n *Native) Start(ctx context.Context, s Spec) error {
 			return fmt.Errorf("start sandbox: %w", err)
 		}
 	}
-	g, err := n.begin(s)
-	return n.started(ctx, s, g, err)
+	return n.finish(ctx, s, n.prepare(s))
 }
 
-// started finishes a start that has begun, or cleans up.
-func (n *Native) started(ctx context.Context, s Spec, g *begun, err error) error {
-	if err == nil {
-		err = n.finish(ctx, s, g)
-	}
-	if err != nil {
+// finish gives a guest that has begun what it lacks, or cleans up.
+func (n *Native) finish(ctx context.Context, s Spec, p *prepared) error {
+	if err := n.furnish(ctx, s, p); err != nil {
+		p.drop()
 		err = fmt.Errorf("start sandbox: %w", err)
 		return errors.Join(err, n.Stop(context.WithoutCancel(ctx), s.Environment))
 	}

@@ -1,6 +1,6 @@
 package sandbox
 
-// prepared is a start that Prepare has begun. Its guest holds nothing of the
+// prepared is a start that has begun. Its guest holds nothing of the
 // environment's but its variables, and nobody can reach it.
 type prepared struct {
 	done  chan struct{} // closed when the rest is set
@@ -13,17 +13,21 @@ func (n *Native) Prepare(s Spec) {
 	if s.check() != nil {
 		return
 	}
-	p := &prepared{done: make(chan struct{})}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if n.prepared[s.Environment] != nil {
-		return
+	if n.prepared[s.Environment] == nil {
+		n.prepared[s.Environment] = n.prepare(s)
 	}
-	n.prepared[s.Environment] = p
+}
+
+// prepare begins a start beside its caller.
+func (n *Native) prepare(s Spec) *prepared {
+	p := &prepared{done: make(chan struct{})}
 	go func() {
 		defer close(p.done)
 		p.guest, p.err = n.begin(s)
 	}()
+	return p
 }
 
 // wait returns the guest when it has begun.

@@ -170,7 +170,7 @@ func (d *Driver) Create(ctx context.Context, h driver.Handle, s driver.Spec) err
 	if err != nil {
 		return fmt.Errorf("create volume: %w", err)
 	}
-	return d.limit(ctx, h.Environment, s.Limits.Disk)
+	return nil // Start limits it: nothing is written before
 }
 
 // maxRoom bounds what a sandbox that starts has to write, in bytes, also when
