@@ -26,12 +26,15 @@ func (g *GVisor) assemble(s Spec, dir string) (m *mounts, socket int, err error)
 	}
 	defer end()
 	s.Lower = append([]string{filepath.Join(dir, layerName)}, s.Lower...)
-	if m, err = assemble(s, holder); err != nil {
+	if m, err = show(s); err != nil {
 		return nil, -1, err
 	}
-	users, err := m.keep(userNamespace(holder))
+	var users int
+	if err = m.assemble(s, holder); err == nil {
+		users, err = m.keep(userNamespace(holder))
+	}
 	if err == nil {
-		socket, err = m.clone(filepath.Join(dir, listenName), users, unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC)
+		socket, err = m.clone(filepath.Join(dir, listenName), users, private|unix.MOUNT_ATTR_NOEXEC)
 	}
 	if err != nil {
 		m.close()

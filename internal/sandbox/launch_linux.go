@@ -83,6 +83,11 @@ func (n *Native) furnish(ctx context.Context, s Spec, p *prepared) error {
 		return err
 	}
 	defer unix.Close(listener)
+	m, err := show(s)
+	if err != nil {
+		return err
+	}
+	defer m.close()
 	g, err := p.wait()
 	if err != nil {
 		return err
@@ -90,7 +95,7 @@ func (n *Native) furnish(ctx context.Context, s Spec, p *prepared) error {
 	defer g.conn.Close()
 	g.conn.SetDeadline(time.Time{})
 	defer context.AfterFunc(ctx, func() { g.conn.SetDeadline(time.Unix(1, 0)) })()
-	if err = n.hand(s, g, listener); err == nil {
+	if err = n.hand(s, g, listener, m); err == nil {
 		err = hear(g.conn)
 	}
 	switch {
@@ -102,13 +107,12 @@ func (n *Native) furnish(ctx context.Context, s Spec, p *prepared) error {
 	return fmt.Errorf("boot guest: %w%s", err, g.heard())
 }
 
-// hand makes the mounts, and sends the guest all that it gets as descriptors.
-func (n *Native) hand(s Spec, g *begun, listener int) error {
-	m, err := assemble(s, g.pidfd)
-	if err != nil {
+// hand makes the other mounts, and sends the guest all that it gets as
+// descriptors.
+func (n *Native) hand(s Spec, g *begun, listener int, m *mounts) error {
+	if err := m.assemble(s, g.pidfd); err != nil {
 		return err
 	}
-	defer m.close()
 	kills, err := n.cgroups.OpenKills(s.Environment)
 	if err != nil {
 		return err

@@ -29,41 +29,45 @@ func (m *mounts) close() {
 	}
 }
 
-// assemble makes the mounts of a sandbox. Ids on disk are those seen inside;
-// the mounts map them to the range of the guest's user namespace.
-func assemble(s Spec, guest *os.File) (_ *mounts, err error) {
+// private are the attributes of all mounts.
+const private = unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV
+
+// show makes the mounts of what a sandbox shows of the host, which are the same
+// whoever its guest is.
+func show(s Spec) (*mounts, error) {
 	m := &mounts{}
-	defer func() {
-		if err != nil {
-			m.close()
-		}
-	}()
-	users, err := m.keep(userNamespace(guest))
-	if err != nil {
-		return nil, fmt.Errorf("open user namespace: %w", err)
-	}
-	if m.root, err = m.overlay(s, users); err != nil {
-		return nil, fmt.Errorf("mount root: %w", err)
-	}
-	const private = unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV
-	if m.runs, err = m.clone(filepath.Join(s.Host, runsName), users, private|unix.MOUNT_ATTR_NOEXEC|unix.MOUNT_ATTR_NOSYMFOLLOW); err != nil {
-		return nil, err
-	}
-	if s.DB != "" {
-		fd, err := m.clone(s.DB, users, private)
-		if err != nil {
-			return nil, err
-		}
-		m.binds = append(m.binds, fd)
-	}
 	for _, b := range s.Binds {
 		fd, err := m.clone(b.Source, -1, private|unix.MOUNT_ATTR_RDONLY)
 		if err != nil {
+			m.close()
 			return nil, err
 		}
 		m.binds = append(m.binds, fd)
 	}
 	return m, nil
+}
+
+// assemble adds the mounts of what is a sandbox's own. Ids on disk are those
+// seen inside; the mounts map them to the range of the guest's user namespace.
+func (m *mounts) assemble(s Spec, guest *os.File) error {
+	users, err := m.keep(userNamespace(guest))
+	if err != nil {
+		return fmt.Errorf("open user namespace: %w", err)
+	}
+	if m.root, err = m.overlay(s, users); err != nil {
+		return fmt.Errorf("mount root: %w", err)
+	}
+	if m.runs, err = m.clone(filepath.Join(s.Host, runsName), users, private|unix.MOUNT_ATTR_NOEXEC|unix.MOUNT_ATTR_NOSYMFOLLOW); err != nil {
+		return err
+	}
+	if s.DB != "" {
+		fd, err := m.clone(s.DB, users, private)
+		if err != nil {
+			return err
+		}
+		m.binds = append(m.binds, fd)
+	}
+	return nil
 }
 
 // keep notes a descriptor to close.
@@ -77,11 +81,11 @@ func (m *mounts) keep(fd int, err error) (int, error) {
 // targets says where the binds go, in the order of mounts.binds.
 func (s Spec) targets() []string {
 	var targets []string
-	if s.DB != "" {
-		targets = append(targets, DBDir)
-	}
 	for _, b := range s.Binds {
 		targets = append(targets, b.Target)
+	}
+	if s.DB != "" {
+		targets = append(targets, DBDir)
 	}
 	return targets
 }
@@ -131,7 +135,6 @@ func (m *mounts) clone(path string, users int, attr uint64) (int, error) {
 
 // overlay makes the root file system.
 func (m *mounts) overlay(s Spec, users int) (int, error) {
-	const private = unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV
 	lower := make([]int, len(s.Lower))
 	for i, path := range s.Lower {
 		fd, err := m.clone(path, users, private|unix.MOUNT_ATTR_RDONLY)
