@@ -54,6 +54,7 @@ type Driver struct {
 
 	files      map[string][]byte
 	filesLayer string
+	templates  sync.Map // descriptions, by digest
 
 	sources   postgres.Sources
 	key       []byte
@@ -170,7 +171,7 @@ func (d *Driver) Create(ctx context.Context, h driver.Handle, s driver.Spec) err
 	if err != nil {
 		return fmt.Errorf("create volume: %w", err)
 	}
-	return nil // Start limits it: nothing is written before
+	return nil // Start limits it, before anything inside can write
 }
 
 // maxRoom bounds what a sandbox that starts has to write, in bytes, also when

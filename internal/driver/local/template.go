@@ -39,8 +39,20 @@ func layerName(kind, digest string) string {
 	return kind + hex[:min(48, len(hex))] // 192 bits; a pool's names are short
 }
 
-// template reads the description of a template.
+// template returns the description of a template, which never changes: once
+// read it is kept.
 func (d *Driver) template(digest string) (description, error) {
+	if t, ok := d.templates.Load(digest); ok {
+		return t.(description), nil
+	}
+	t, err := d.readTemplate(digest)
+	if err == nil {
+		d.templates.Store(digest, t)
+	}
+	return t, err
+}
+
+func (d *Driver) readTemplate(digest string) (description, error) {
 	var t description
 	text, err := os.ReadFile(d.templatePath(digest))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -160,6 +172,9 @@ func (d *Driver) PutTemplate(ctx context.Context, l mayfly.Lock, workspace io.Re
 	limits.Disk = cmp.Or(l.Limits.Disk, limits.Disk)
 	s := driver.Spec{Limits: limits}
 	if err := d.Create(ctx, h, s); err != nil {
+		return err
+	}
+	if err := d.limit(ctx, h.Environment, limits.Disk); err != nil {
 		return err
 	}
 	if err := unpackWorkspace(ctx, workspace, d.pool.Live(h.Environment).Upper); err != nil {
