@@ -26,10 +26,11 @@ func launcher() {
 		if err != nil || len(message) == 0 {
 			os.Exit(0)
 		}
-		pid, pidfd, err := launch(message, fds)
-		for _, fd := range fds {
-			unix.Close(fd)
+		l, err := boot.ParseLaunch(message, len(fds))
+		if err != nil {
+			os.Exit(1)
 		}
+		pid, pidfd, err := launch(l, fds)
 		var answer boot.Launched
 		var rights []byte
 		if err != nil {
@@ -45,8 +46,18 @@ func launcher() {
 		if unix.Sendmsg(boot.LauncherFD, answer.Append(nil), rights, nil, unix.MSG_NOSIGNAL) != nil {
 			os.Exit(0)
 		}
+		// The server goes on with the guest meanwhile.
+		if pass(l.Doors(fds)[l.In:]) != nil {
+			os.Exit(1) // not where it was: the server starts another one
+		}
+		if unix.Sendmsg(boot.LauncherFD, []byte{boot.Left}, nil, nil, unix.MSG_NOSIGNAL) != nil {
+			os.Exit(0)
+		}
 		if err == nil {
 			unix.Close(pidfd)
+		}
+		for _, fd := range fds {
+			unix.Close(fd)
 		}
 		network()
 	}
@@ -78,12 +89,8 @@ func loopback() error {
 }
 
 // launch starts a guest in namespaces of its own, inside the environment's
-// control groups from its first instruction on.
-func launch(message []byte, fds []int) (pid, pidfd int, err error) {
-	l, err := boot.ParseLaunch(message, len(fds))
-	if err != nil {
-		return 0, -1, err
-	}
+// control groups from its first instruction on. The caller leaves those.
+func launch(l boot.Launch, fds []int) (pid, pidfd int, err error) {
 	ids := []syscall.SysProcIDMap{{ContainerID: 0, HostID: int(l.UIDBase), Size: 65536}}
 	attr := &syscall.SysProcAttr{
 		// The cgroup namespace is made by the guest: made here, it would
@@ -95,12 +102,10 @@ func launch(message []byte, fds []int) (pid, pidfd int, err error) {
 		Setsid:     true,
 		PidFD:      &pidfd,
 	}
-	doors := fds[boot.LaunchGroups:]
 	if l.Group {
-		attr.UseCgroupFD, attr.CgroupFD = true, doors[0]
-		doors = doors[1:]
+		attr.UseCgroupFD, attr.CgroupFD = true, fds[boot.LaunchGroups]
 	}
-	if err := pass(doors[:l.In]); err != nil {
+	if err := pass(l.Doors(fds)[:l.In]); err != nil {
 		return 0, -1, err
 	}
 	owner := asOwner(l.UIDBase, func() {
@@ -113,8 +118,8 @@ func launch(message []byte, fds []int) (pid, pidfd int, err error) {
 			Sys: attr,
 		})
 	})
-	if back := pass(doors[l.In:]); owner != nil || back != nil {
-		os.Exit(1) // not who or where it was: the server starts another one
+	if owner != nil {
+		os.Exit(1) // not who it was: the server starts another one
 	}
 	return pid, pidfd, err
 }

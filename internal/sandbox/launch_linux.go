@@ -30,6 +30,7 @@ type process struct {
 	pidfd *os.File
 	words *os.File      // its standard error
 	done  chan struct{} // closed when it has ended, or is forgotten
+	left  chan struct{} // closed when the launcher is not in its groups any more
 	said  []byte        // the beginning of what it wrote there; set before done
 }
 
@@ -40,6 +41,12 @@ func (p *process) forget() { p.pidfd.SetReadDeadline(time.Unix(1, 0)) }
 type begun struct {
 	*process
 	conn *os.File // the boot socket; without its other end the guest ends
+}
+
+// release ends the conversation. A guest that is not ready ends with it.
+func (g *begun) release() {
+	g.conn.Close()
+	<-g.left
 }
 
 // begin starts the guest of a sandbox and tells it what to do. It loads, and
@@ -67,6 +74,9 @@ func (n *Native) begin(s Spec) (*begun, error) {
 	}
 	if err != nil {
 		conn.Close()
+		if p != nil {
+			<-p.left
+		}
 		return nil, err
 	}
 	return &begun{p, conn}, nil
@@ -92,7 +102,7 @@ func (n *Native) furnish(ctx context.Context, s Spec, p *prepared) error {
 	if err != nil {
 		return err
 	}
-	defer g.conn.Close()
+	defer g.release()
 	g.conn.SetDeadline(time.Time{})
 	defer context.AfterFunc(ctx, func() { g.conn.SetDeadline(time.Unix(1, 0)) })()
 	if err = n.hand(s, g, listener, m); err == nil {

@@ -22,7 +22,27 @@ type launcher struct {
 // once.
 func (n *Native) ask(l boot.Launch, fds []int) (*process, error) {
 	n.launching.Lock()
-	defer n.launching.Unlock()
+	p, err := n.askLauncher(l, fds)
+	if n.launcher == nil {
+		n.launching.Unlock()
+		return p, err
+	}
+	left := make(chan struct{})
+	go func() {
+		defer n.launching.Unlock()
+		defer close(left)
+		if n.launcher.settle() != nil {
+			n.closeLauncher()
+		}
+	}()
+	if err != nil {
+		return nil, err
+	}
+	p.left = left
+	return p, nil
+}
+
+func (n *Native) askLauncher(l boot.Launch, fds []int) (*process, error) {
 	for attempt := 0; ; attempt++ {
 		if n.launcher == nil {
 			started, err := n.startLauncher()
@@ -35,11 +55,18 @@ func (n *Native) ask(l boot.Launch, fds []int) (*process, error) {
 		if !errors.Is(err, errLauncher) {
 			return p, err
 		}
-		n.launcher.close()
-		n.launcher = nil
+		n.closeLauncher()
 		if attempt > 0 {
 			return nil, err
 		}
+	}
+}
+
+// closeLauncher ends the launcher, if any.
+func (n *Native) closeLauncher() {
+	if n.launcher != nil {
+		n.launcher.close()
+		n.launcher = nil
 	}
 }
 
@@ -110,6 +137,24 @@ func (l *launcher) launch(m boot.Launch, fds []int) (*process, error) {
 		pidfd: os.NewFile(uintptr(received[0]), "guest"),
 		done:  make(chan struct{}),
 	}, nil
+}
+
+// settle waits until the launcher has left the groups of the guest that it
+// has started: it would be frozen and killed with that.
+func (l *launcher) settle() error {
+	var b [1]byte
+	for {
+		n, err := unix.Read(l.conn, b[:])
+		switch {
+		case err == unix.EINTR:
+			continue
+		case err != nil:
+			return fmt.Errorf("%w: %w", errLauncher, err)
+		case n != 1 || b[0] != boot.Left:
+			return errLauncher
+		}
+		return nil
+	}
 }
 
 // close ends the launcher; guests live on.

@@ -162,10 +162,7 @@ func (n *Native) Close() error {
 	n.reapers.Wait()
 	n.launching.Lock()
 	defer n.launching.Unlock()
-	if n.launcher != nil {
-		n.launcher.close()
-		n.launcher = nil
-	}
+	n.closeLauncher()
 	return n.guest.Close()
 }
 

@@ -42,7 +42,7 @@ func (p *prepared) drop() {
 		return
 	}
 	if guest, err := p.wait(); err == nil {
-		guest.conn.Close()
+		guest.release()
 	}
 }
 

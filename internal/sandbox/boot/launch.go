@@ -10,8 +10,11 @@ const (
 
 // LauncherFD is the launcher's socket, of the kind that keeps messages apart:
 // one Launch with descriptors, answered by one Launched, with a pidfd if it
-// went well.
+// went well, and by Left.
 const LauncherFD = 3
+
+// Left says that the launcher is not in the guest's groups any more.
+const Left = 1
 
 // The first descriptors of a Launch; the directory of the v2 group, if any,
 // and the tasks files of v1 groups follow.
@@ -64,6 +67,15 @@ func ParseLaunch(b []byte, fds int) (Launch, error) {
 		return Launch{}, ErrMalformed
 	}
 	return l, nil
+}
+
+// Doors are those of a message's descriptors that lead into groups, In of them,
+// and out again.
+func (l Launch) Doors(fds []int) []int {
+	if l.Group {
+		return fds[LaunchGroups+1:]
+	}
+	return fds[LaunchGroups:]
 }
 
 // Launched is the answer: an error number, or 0 and the process.
