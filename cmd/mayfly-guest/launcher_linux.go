@@ -59,8 +59,16 @@ func launcher() {
 		for _, fd := range fds {
 			unix.Close(fd)
 		}
+		rest()
 		network()
 	}
+}
+
+// rest waits until the guest has started, or another one is asked for: making a
+// network would keep a processor from it.
+func rest() {
+	const enough = 10 // milliseconds
+	unix.Poll([]unix.PollFd{{Fd: boot.LauncherFD, Events: unix.POLLIN}}, enough)
 }
 
 // network moves the calling thread, which guests descend from, into a new
