@@ -81,6 +81,9 @@ type snapshot struct {
 	Discard string        `json:"discard,omitempty"` // the actor who wants it deleted
 }
 
+// taken reports whether there has been such a snapshot, deleted or not.
+func (s *snapshot) taken() bool { return s.Ready || !s.DeletedAt.IsZero() }
+
 // exchange is the saved state of an exchange that has not ended.
 type exchange struct{ mayfly.Exchange }
 

@@ -111,7 +111,7 @@ func snapshotAfter(tx *store.Tx, r *run, step int) (mayfly.Snapshot, error) {
 	}
 	if step == 0 {
 		for _, s := range records {
-			if s.ID == r.Baseline && (s.Ready || !s.DeletedAt.IsZero()) {
+			if s.ID == r.Baseline && s.taken() {
 				return s.Snapshot, s.Present()
 			}
 		}
@@ -120,7 +120,7 @@ func snapshotAfter(tx *store.Tx, r *run, step int) (mayfly.Snapshot, error) {
 	}
 	list := make([]mayfly.Snapshot, 0, len(records))
 	for _, s := range records {
-		if s.Ready || !s.DeletedAt.IsZero() {
+		if s.taken() {
 			list = append(list, s.Snapshot)
 		}
 	}

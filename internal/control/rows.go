@@ -197,24 +197,19 @@ func (e *Engine) letGo(env string, held *snapshot) {
 		if !env.object().Open {
 			return nil // it went with its environment
 		}
-		return discard(tx, held.ID)
+		saved, err := get[snapshot](tx, kindSnapshot, held.ID)
+		if errors.Is(err, sql.ErrNoRows) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		return discard(tx, saved, serverActor)
 	})
 	if err != nil {
 		e.Log.Error("remove the snapshot of a comparison", "environment", env, "snapshot", held.ID, "error", err)
 	}
 	e.wake(env)
-}
-
-func discard(tx *store.Tx, id string) error {
-	snap, err := get[snapshot](tx, kindSnapshot, id)
-	if errors.Is(err, sql.ErrNoRows) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	snap.Discard = serverActor
-	return put(tx, snap)
 }
 
 // discardHeld has all removed that comparisons of an earlier engine held.
@@ -223,7 +218,7 @@ func discardHeld(tx *store.Tx, open []*environment) error {
 		all, err := decodeAll[snapshot](tx.ListOf(kindSnapshot, env.ID))
 		for _, s := range all {
 			if s.Kind == heldSnapshot {
-				err = errors.Join(err, discard(tx, s.ID))
+				err = errors.Join(err, discard(tx, s, serverActor))
 			}
 		}
 		if err != nil {

@@ -82,7 +82,7 @@ func (e *Engine) Snapshots(ctx context.Context, ref string) ([]mayfly.Snapshot, 
 		}
 		records, err := decodeAll[snapshot](tx.ListOf(kindSnapshot, env.ID))
 		for _, r := range records {
-			if (r.Ready || !r.DeletedAt.IsZero()) && r.Kind != heldSnapshot {
+			if r.taken() && r.Kind != heldSnapshot {
 				snapshots = append(snapshots, r.Snapshot)
 			}
 		}
@@ -101,8 +101,7 @@ func (e *Engine) DeleteSnapshot(ctx context.Context, ref, which string) (mayfly.
 		if err := checkUnused(tx, env, snap); err != nil {
 			return err
 		}
-		snap.Discard = mayfly.Actor(ctx)
-		return put(tx, snap)
+		return discard(tx, snap, mayfly.Actor(ctx))
 	})
 	if err != nil {
 		return mayfly.Snapshot{}, err
@@ -118,6 +117,12 @@ func (e *Engine) DeleteSnapshot(ctx context.Context, ref, which string) (mayfly.
 		return err == nil && !snap.DeletedAt.IsZero(), err
 	})
 	return snap.Snapshot, err
+}
+
+// discard has a snapshot removed by the next step.
+func discard(tx *store.Tx, snap *snapshot, actor string) error {
+	snap.Discard = actor
+	return put(tx, snap)
 }
 
 // checkUnused refuses to delete a snapshot that something is about to need.

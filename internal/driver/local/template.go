@@ -39,6 +39,11 @@ func layerName(kind, digest string) string {
 	return kind + hex[:min(48, len(hex))] // 192 bits; a pool's names are short
 }
 
+// templatePath is where a template's description is kept.
+func (d *Driver) templatePath(digest string) string {
+	return filepath.Join(d.dir, layerName("tpl-", digest)+".json")
+}
+
 // template returns the description of a template, which never changes: once
 // read it is kept.
 func (d *Driver) template(digest string) (description, error) {
