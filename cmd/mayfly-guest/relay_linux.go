@@ -16,10 +16,20 @@ const maxRelays = 256
 type port struct {
 	listener *os.File
 	free     chan struct{} // holds a token for each relay that there may be more
+	server   *os.File      // the connection that it is open for
+	gone     chan struct{} // closed when it is closed
 }
 
-// listenAt opens a port for as long as conn is open.
+// listenAt opens a port for as long as conn is open, or until another server
+// asks for it: that the one before has ended may not have been seen yet.
 func (w *warden) listenAt(conn *os.File, number uint16) {
+	w.mu.Lock()
+	before := w.ports[number]
+	w.mu.Unlock()
+	if before != nil {
+		shutdown(before.server, unix.SHUT_RDWR)
+		<-before.gone
+	}
 	fd, err := listenLoopback(number)
 	if err == unix.EADDRINUSE {
 		reply(conn, wire.Taken, err.Error())
@@ -29,7 +39,8 @@ func (w *warden) listenAt(conn *os.File, number uint16) {
 		reply(conn, wire.Failed, err.Error())
 		return
 	}
-	p := &port{os.NewFile(uintptr(fd), "port"), make(chan struct{}, maxRelays)}
+	p := &port{os.NewFile(uintptr(fd), "port"), make(chan struct{}, maxRelays), conn, make(chan struct{})}
+	defer close(p.gone)
 	defer p.listener.Close()
 	for range maxRelays {
 		p.free <- struct{}{}
