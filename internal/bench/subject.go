@@ -111,6 +111,9 @@ func (s *subject) repository(ctx context.Context, name string, n int) (string, e
 	if err := os.WriteFile(filepath.Join(dir, "work"), program, 0o755); err != nil {
 		return "", err
 	}
+	// Files as young as the index are read by every git status there will be,
+	// which nobody's repository is like for long.
+	time.Sleep(time.Second + 100*time.Millisecond)
 	for _, args := range [][]string{
 		{"init", "-q"}, {"add", "-A"},
 		{"-c", "user.name=bench", "-c", "user.email=bench@example.com", "-c", "gc.auto=0", "commit", "-q", "-m", "files"},
