@@ -18,8 +18,8 @@ type launcher struct {
 	conn int
 }
 
-// ask has the launcher start a guest. A launcher that is gone is replaced
-// once.
+// ask has the launcher start a guest, and returns while that still settles; the
+// next one waits for it.
 func (n *Native) ask(l boot.Launch, fds []int) (*process, error) {
 	n.launching.Lock()
 	p, err := n.askLauncher(l, fds)
@@ -42,6 +42,7 @@ func (n *Native) ask(l boot.Launch, fds []int) (*process, error) {
 	return p, nil
 }
 
+// askLauncher replaces a launcher that is gone, once.
 func (n *Native) askLauncher(l boot.Launch, fds []int) (*process, error) {
 	for attempt := 0; ; attempt++ {
 		if n.launcher == nil {
