@@ -271,6 +271,11 @@ func (e *Engine) hashTree(ctx context.Context, s *situation, run, snapshot strin
 // saveTaken saves what became of the snapshots of this step.
 func (e *Engine) saveTaken(tx *store.Tx, s *situation) error {
 	for _, snap := range s.taken {
+		saved, err := get[snapshot](tx, kindSnapshot, snap.ID)
+		if err != nil {
+			return err
+		}
+		snap.Discard = saved.Discard // what held it may have let go meanwhile
 		if err := put(tx, snap); err != nil {
 			return err
 		}
