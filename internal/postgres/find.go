@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"mayfly.dev/mayfly"
 )
@@ -102,7 +103,7 @@ func inspect(bin string) (Install, error) {
 			return Install{}, fmt.Errorf("no %s in %s", program, bin)
 		}
 	}
-	out, err := exec.Command(filepath.Join(bin, "postgres"), "--version").Output()
+	out, err := askVersion(filepath.Join(bin, "postgres"))
 	if err != nil {
 		return Install{}, err
 	}
@@ -124,6 +125,35 @@ func inspect(bin string) (Install, error) {
 		}
 	}
 	return Install{}, fmt.Errorf("no extensions beside %s", bin)
+}
+
+// answers are what programs have said of their version. To start one takes as
+// long as all else that a look at an installation does.
+var answers sync.Map // by program: answer
+
+type answer struct {
+	of  os.FileInfo
+	out []byte
+}
+
+// askVersion asks a program which version it is, once for as long as its file
+// is the same.
+func askVersion(program string) ([]byte, error) {
+	info, err := os.Stat(program)
+	if err != nil {
+		return nil, err
+	}
+	if known, ok := answers.Load(program); ok {
+		k := known.(answer)
+		if os.SameFile(k.of, info) && k.of.ModTime().Equal(info.ModTime()) && k.of.Size() == info.Size() {
+			return k.out, nil
+		}
+	}
+	out, err := exec.Command(program, "--version").Output()
+	if err == nil {
+		answers.Store(program, answer{info, out})
+	}
+	return out, err
 }
 
 func (in Install) program(name string) string { return filepath.Join(in.Bin, name) }

@@ -112,3 +112,18 @@ func TestConnectionsOfSourcesAreTakenApart(t *testing.T) {
 		}
 	}
 }
+
+func TestFindNoticesAnUpgrade(t *testing.T) {
+	places := fakePlaces(t, "95.4")
+	program := strings.Replace(places[0], "*", "95.4", 1) + "/postgres"
+	for _, version := range []string{"95.4", "95.10"} {
+		upgraded := program + ".new"
+		must(t, os.WriteFile(upgraded, []byte("#!/bin/sh\necho 'postgres (PostgreSQL) "+version+"'\n"), 0o755))
+		must(t, os.Rename(upgraded, program))
+		for range 2 {
+			if in, err := find("95", places); err != nil || in.Version != version {
+				t.Errorf("find = %+v, %v, want %s", in, err, version)
+			}
+		}
+	}
+}

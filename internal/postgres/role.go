@@ -103,6 +103,10 @@ var limited = "SET LOCAL lock_timeout = " + literal(lockTimeout.String()) + ";"
 // lockNotAvailable is the SQLSTATE of a lock that was waited for too long.
 const lockNotAvailable = "55P03"
 
+// dependentObjects is the SQLSTATE of a role that still owns something: a
+// session that was being let in has made it.
+const dependentObjects = "2BP01"
+
 // Revoke ends the login: no session of it is left, what it owned is the
 // owner's, and the role is gone. Revoking a missing one is not an error.
 func (r Running) Revoke(ctx context.Context, name, owner string) error {
@@ -116,7 +120,7 @@ func (r Running) Revoke(ctx context.Context, name, owner string) error {
 		for {
 			err := r.revoke(ctx, conn, ids[0], name, owner)
 			var refused *pgconn.PgError
-			if !errors.As(err, &refused) || refused.Code != lockNotAvailable || ctx.Err() != nil {
+			if !errors.As(err, &refused) || ctx.Err() != nil || refused.Code != lockNotAvailable && refused.Code != dependentObjects {
 				return err
 			}
 		}
@@ -134,7 +138,7 @@ func (r Running) revoke(ctx context.Context, conn *pgconn.PgConn, id, name, owne
 	if err != nil {
 		return err
 	}
-	if err := endSessions(ctx, conn, id); err != nil {
+	if err := endSessions(ctx, conn, id, 1); err != nil {
 		return err
 	}
 	if err := r.reassign(ctx, conn, id, name, owner); err != nil {
@@ -144,17 +148,18 @@ func (r Running) revoke(ctx context.Context, conn *pgconn.PgConn, id, name, owne
 		return err
 	}
 	// One that was being let in when logging in was forbidden.
-	return endSessions(ctx, conn, id)
+	return endSessions(ctx, conn, id, quiet)
 }
 
-// quiet is how many times in a row no session must be seen.
+// quiet is how many times in a row no session must be seen at the end.
 const quiet = 3
 
-// endSessions ends the sessions of a role until none is seen any more.
-func endSessions(ctx context.Context, conn *pgconn.PgConn, role string) error {
+// endSessions ends the sessions of a role until none was seen so many times in
+// a row.
+func endSessions(ctx context.Context, conn *pgconn.PgConn, role string, times int) error {
 	tick := time.NewTicker(2 * time.Millisecond)
 	defer tick.Stop()
-	for calm := 0; calm < quiet; {
+	for calm := 0; ; {
 		ended, err := column(ctx, conn, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usesysid = $1::oid", role)
 		if err != nil {
 			return err
@@ -163,6 +168,9 @@ func endSessions(ctx context.Context, conn *pgconn.PgConn, role string) error {
 		if len(ended) > 0 {
 			calm = 0
 		}
+		if calm == times {
+			return nil
+		}
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
@@ -170,7 +178,6 @@ func endSessions(ctx context.Context, conn *pgconn.PgConn, role string) error {
 				Hint("roll the environment back, which ends the whole database server")
 		}
 	}
-	return nil
 }
 
 // reassign gives what a role owns to another, in every database.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
 )
 
 // partName is where entries of a live state's other directories are made. It is
@@ -79,6 +80,9 @@ func (p *pool) restore(ctx context.Context, snapshot, live, name string) error {
 				}
 				r := &restorer{from: from, to: to, part: part, step: p.step, taken: taken,
 					copier: copier{ctx: ctx, top: part, links: map[uint64]string{}, share: p.kind() != Plain}}
+				var reading sync.WaitGroup
+				defer reading.Wait()
+				reading.Go(func() { readInodes(ctx, from, 0) })
 				if err := r.compare(from, to, ".", 0); err != nil {
 					return fmt.Errorf("copy %s: %w", name, err)
 				}

@@ -1,6 +1,7 @@
 package volume
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -87,6 +88,28 @@ func (r *restorer) compare(from, to int, path string, depth int) error {
 	}
 	r.changed[at] = d
 	return err
+}
+
+// readInodes has the kernel read the inodes of a tree ahead of compare: those of
+// a snapshot have not been looked at since it was taken.
+func readInodes(ctx context.Context, dir, depth int) {
+	_ = readNames(dir, func(name string) error {
+		var st unix.Stat_t
+		err := unix.Fstatat(dir, name, &st, unix.AT_SYMLINK_NOFOLLOW)
+		if err != nil || ctx.Err() != nil || depth == maxDepth {
+			return errors.Join(err, ctx.Err())
+		}
+		if !isDirectory(&st) {
+			return nil
+		}
+		below, err := openDir(dir, name)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(below)
+		readInodes(ctx, below, depth+1)
+		return nil
+	})
 }
 
 func isDirectory(st *unix.Stat_t) bool { return st.Mode&unix.S_IFMT == unix.S_IFDIR }
