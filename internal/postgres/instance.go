@@ -74,7 +74,7 @@ func Start(ctx context.Context, i Instance) (Running, error) {
 	if err != nil {
 		return Running{}, fmt.Errorf("start postgres: %w", err)
 	}
-	r := Running{i, p, &keeper{}}
+	r := Running{i, p, &keeper{fresh: true}}
 	var reading sync.WaitGroup
 	reading.Go(i.prefetch)
 	defer reading.Wait()

@@ -10,14 +10,22 @@ import (
 
 // keeper keeps a connection of Admin between uses that follow each other: a
 // new one costs the server a process, and that this reads the catalogs.
+//
+// The first connection of a new server is one to the database of interest, and
+// what it reads there the first client need not. It is not kept for longer than
+// whoever drops or renames that database waits for others to leave it.
 type keeper struct {
-	mu   sync.Mutex // held while the connection is in use
-	conn *pgconn.PgConn
-	idle *time.Timer // closes it
+	mu      sync.Mutex // held while the connection is in use
+	conn    *pgconn.PgConn
+	idle    *time.Timer // closes it
+	fresh   bool        // nobody has connected yet
+	limited bool        // to keepFirst
 }
 
-// keepIdle is how long a connection that nobody uses is kept.
-const keepIdle = 10 * time.Second
+const (
+	keepIdle  = 10 * time.Second // how long a connection that nobody uses is kept
+	keepFirst = 3 * time.Second  // how long one to the database of interest is
+)
 
 // withAdmin calls fn with a connection of Admin, which may have been used
 // before and will be again: what fn sets, it sets for its transaction. When
@@ -31,9 +39,7 @@ func (r Running) withAdmin(ctx context.Context, fn func(*pgconn.PgConn) error) e
 	for {
 		used := k.conn != nil
 		if !used {
-			var err error
-			if k.conn, err = r.Connect(ctx, maintenance(r.Database)); err != nil {
-				k.conn = nil
+			if err := k.connect(ctx, r.Instance); err != nil {
 				return err
 			}
 		}
@@ -46,12 +52,35 @@ func (r Running) withAdmin(ctx context.Context, fn func(*pgconn.PgConn) error) e
 	}
 }
 
+// connect connects to the database of interest for the first time, if that is
+// there and lets anybody in.
+func (k *keeper) connect(ctx context.Context, i Instance) (err error) {
+	if k.fresh {
+		k.fresh = false
+		if k.conn, err = i.Connect(ctx, i.Database); err == nil {
+			k.limited = true
+			k.closeAfter(keepFirst)
+			return nil
+		}
+	}
+	if k.conn, err = i.Connect(ctx, maintenance(i.Database)); err != nil {
+		k.conn = nil
+	}
+	return err
+}
+
+func (k *keeper) closeAfter(d time.Duration) {
+	if k.idle == nil {
+		k.idle = time.AfterFunc(d, k.close)
+	}
+	k.idle.Reset(d)
+}
+
 // keep puts the connection away, or lets go of a broken one.
 func (k *keeper) keep(broken bool) {
-	if k.idle == nil {
-		k.idle = time.AfterFunc(keepIdle, k.close)
+	if !k.limited {
+		k.closeAfter(keepIdle)
 	}
-	k.idle.Reset(keepIdle)
 	if broken || k.conn.TxStatus() != 'I' {
 		k.drop()
 	}
@@ -71,5 +100,5 @@ func (k *keeper) drop() {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	k.conn.Close(ctx)
-	k.conn = nil
+	k.conn, k.limited = nil, false
 }

@@ -39,6 +39,20 @@ func TestLoginActsAsTheOwnerAndIsNoSuperuser(t *testing.T) {
 	must(t, execute(t.Context(), conn, "DROP SCHEMA public CASCADE"))
 }
 
+func TestOwnerDropsTheDatabaseOfANewServer(t *testing.T) {
+	r := start(t, instance(t, copyOf(t, baseline(t))))
+	l := Login{Name: "run-drops", Password: "p", Owner: "app"}
+	must(t, r.Grant(t.Context(), l)) // over a connection to the database
+	conn, err := login(t.Context(), r.Instance, l.Name, l.Password, "postgres")
+	must(t, err)
+	defer conn.Close(context.Background())
+	for _, sql := range []string{"DROP DATABASE shop", "CREATE DATABASE shop", "ALTER DATABASE shop RENAME TO other"} {
+		must(t, execute(t.Context(), conn, sql))
+		must(t, r.Checkpoint(t.Context()))
+	}
+	must(t, r.Revoke(t.Context(), l.Name, "app"))
+}
+
 func TestPasswordsAndNamesWithOddCharactersWork(t *testing.T) {
 	o := options(t, nil)
 	o.Database, o.Role = `Sh"op';--`, `Own"er 'x`
