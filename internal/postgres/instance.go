@@ -232,6 +232,7 @@ func (i Instance) adminSettings() map[string]string {
 		"TimeZone": "UTC", "bytea_output": "hex", "IntervalStyle": "iso_8601", "extra_float_digits": "1", "row_security": "off",
 		"client_min_messages": "notice", "log_statement": "none", "log_min_duration_statement": "-1",
 		"log_min_error_statement": "panic", "temp_tablespaces": "", "default_tablespace": "",
+		"local_preload_libraries": "",
 	}
 	if i.Install.Major >= 14 {
 		settings["idle_session_timeout"] = "0"

@@ -243,6 +243,7 @@ func TestAdministrationSurvivesAHostileOwner(t *testing.T) {
 		"ALTER DATABASE shop SET statement_timeout = 1",
 		"ALTER DATABASE shop SET lock_timeout = 1",
 		"ALTER DATABASE shop SET client_encoding = 'SQL_ASCII'",
+		"ALTER DATABASE shop SET local_preload_libraries = 'missing'",
 		"CREATE SCHEMA evil",
 		"CREATE FUNCTION evil.steal() RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN EXECUTE 'ALTER ROLE app SUPERUSER'; RETURN true; END $$",
 		"CREATE FUNCTION evil.pg_terminate_backend(int) RETURNS boolean LANGUAGE sql AS 'SELECT evil.steal()'",
@@ -259,7 +260,7 @@ func TestAdministrationSurvivesAHostileOwner(t *testing.T) {
 	must(t, r.Grant(t.Context(), Login{Name: "next", Password: "p", Until: time.Now().Add(time.Hour), Owner: "app"}))
 	must(t, r.Revoke(t.Context(), "hostile", "app"))
 	must(t, r.Revoke(t.Context(), "next", "app"))
-	admin, err := r.Connect(t.Context(), "postgres")
+	admin, err := r.Connect(t.Context(), "shop")
 	must(t, err)
 	defer admin.Close(t.Context())
 	if got := scalar(t, admin, "SELECT string_agg(rolname, ' ') FROM pg_roles WHERE rolsuper"); got != Admin {
