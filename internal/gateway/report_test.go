@@ -89,7 +89,7 @@ func TestRetriesAreRecognised(t *testing.T) {
 	answers := []string{"HTTP/1.1 529 X\r\n", "HTTP/1.1 500 X\r\n", "HTTP/1.1 200 X\r\n", "HTTP/1.1 200 X\r\n", "HTTP/1.1 200 X\r\n"}
 	var n atomic.Int32
 	up := raw(t, func(c net.Conn, r *http.Request, _ *bufio.Reader) {
-		fmt.Fprintf(c, "%sContent-Length: 2\r\n\r\n{}", answers[n.Add(1)-1])
+		fmt.Fprintf(c, "%sConnection: close\r\nContent-Length: 2\r\n\r\n{}", answers[n.Add(1)-1])
 	})
 	w := newWorld(t, up, nil)
 	other := strings.Replace(question, "hello", "something else", 1)
