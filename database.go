@@ -28,6 +28,7 @@ type LockedPostgres struct {
 	Files      map[string]string `json:"files,omitempty"`     // digests of all that is in the workspace; one of a whole data directory
 	Extensions []string          `json:"extensions,omitempty"`
 	Settings   map[string]string `json:"settings,omitempty"`
+	Spare      bool              `json:"spare,omitempty"`  // keep one ready for the next rollback
 	Redact     []string          `json:"redact,omitempty"` // columns whose values differences hide: patterns of [SCHEMA.]TABLE.COLUMN
 }
 

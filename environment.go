@@ -57,6 +57,7 @@ type ServiceStatus struct {
 	Name   string       `json:"name"`
 	State  ServiceState `json:"state"`
 	Reason string       `json:"reason,omitempty"` // why it is restarting or has failed
+	Spare  int          `json:"spare,omitempty"`  // number of the snapshot for a rollback to which another is ready
 }
 
 // ServiceState is how a service is.

@@ -134,6 +134,9 @@ func serviceText(s mayfly.ServiceStatus) string {
 	if s.Reason != "" {
 		text += ": " + s.Reason
 	}
+	if s.Spare > 0 {
+		text += fmt.Sprintf(", a spare of snapshot %d", s.Spare)
+	}
 	return text
 }
 

@@ -20,6 +20,8 @@ type attendance struct {
 	cancel context.CancelFunc
 	done   sync.WaitGroup
 	states map[string]mayfly.ServiceStatus // by name; guarded by Engine.mu
+	spare  spare                           // guarded by Engine.mu
+	ctx    context.Context                 // ends with it
 }
 
 // setState notes how a service is, and why.
@@ -38,6 +40,9 @@ func (e *Engine) servicesOf(env *environment) []mayfly.ServiceStatus {
 		status := mayfly.ServiceStatus{Name: s.Name, State: mayfly.ServiceStopped}
 		if a := e.attended[env.ID]; a != nil {
 			status = a.states[s.Name]
+			if a.spare.ready && s.Postgres != nil && s.Postgres.Spare {
+				status.Spare = a.spare.number
+			}
 		}
 		list = append(list, status)
 	}
@@ -150,7 +155,7 @@ func (e *Engine) attend(d driver.Servicer, env *environment, processes []string)
 		return
 	}
 	ctx, cancel := context.WithCancel(e.ctx)
-	a := &attendance{cancel: cancel, states: map[string]mayfly.ServiceStatus{}}
+	a := &attendance{ctx: ctx, cancel: cancel, states: map[string]mayfly.ServiceStatus{}}
 	e.attended[env.ID] = a
 	for i, s := range env.Spec.Services {
 		w := &serviceWatch{engine: e, driver: d, env: env, all: a, name: s.Name, process: processes[i], pause: servicePause}
@@ -260,6 +265,7 @@ func (w *serviceWatch) start(ctx context.Context) bool {
 		}
 		if err == nil {
 			w.process = process
+			e.forgetSpare(w.all)
 			e.setState(w.all, w.name, mayfly.ServiceReady, "")
 			e.noteService(ctx, w.env.ID, "service.started", fields{"service": w.name})
 			e.wake(w.env.ID) // to see who may use it

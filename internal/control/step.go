@@ -70,7 +70,7 @@ func (e *Engine) Step(ctx context.Context, id string) (again time.Time, err erro
 		return time.Time{}, err
 	}
 	moves := []func(context.Context, *situation) (moved bool, err error){
-		e.stepDeadlines, e.stepRemoval, e.stepVolume, e.stepSnapshots, e.stepRollback, e.stepSandbox, e.stepServices, e.stepDoor, e.stepRuns, e.stepDiscards,
+		e.stepDeadlines, e.stepRemoval, e.stepVolume, e.stepSnapshots, e.stepRollback, e.stepSandbox, e.stepServices, e.stepDoor, e.stepRuns, e.stepDiscards, e.stepSpare,
 	}
 	for _, move := range moves {
 		if moved, err := move(ctx, s); moved || err != nil {
@@ -223,7 +223,7 @@ func (e *Engine) stepSnapshots(ctx context.Context, s *situation) (bool, error) 
 		if snap.Discard != "" {
 			continue
 		}
-		pause, err := e.Driver.Snapshot(ctx, s.env.Handle, snap.ID)
+		pause, err := e.Driver.Snapshot(ctx, s.env.Handle, snap.ID, snap.Kind == mayfly.RollbackSnapshot)
 		if ctx.Err() != nil {
 			return false, ctx.Err()
 		}

@@ -92,8 +92,9 @@ type Driver interface {
 
 	// Snapshot captures the volume under the given id, freezing the sandbox
 	// for the moment that it takes, which it returns. A snapshot that exists
-	// is left as it is.
-	Snapshot(ctx context.Context, h Handle, snapshot string) (pause time.Duration, err error)
+	// is left as it is. With ending, what runs is ended next, so that the moment
+	// may be longer if the whole takes less.
+	Snapshot(ctx context.Context, h Handle, snapshot string, ending bool) (pause time.Duration, err error)
 	RemoveSnapshot(ctx context.Context, h Handle, snapshot string) error
 	// Rollback replaces the volume's live state, or one side of it; the sandbox
 	// is stopped. For the data of services it is enough that those are.
@@ -158,6 +159,19 @@ type Servicer interface {
 	// Dismiss ends what a run had of the services; with an error, Admit
 	// completes it. Safe beside everything else.
 	Dismiss(ctx context.Context, h Handle, s Spec, run string) error
+}
+
+// Sparer is a driver that can keep the databases of a snapshot ready for a
+// Rollback of services' data to that snapshot, which then only puts them in the
+// place of the others.
+type Sparer interface {
+	// Spare starts what the services of s that want it have in a snapshot,
+	// beside what runs, in the place of what it has started for another
+	// snapshot. StartService ends it unless a Rollback has put it in place, as
+	// Stop does. It is safe beside everything else, but for Stop, Rollback, and
+	// the StartService that comes after that. The error is of kind
+	// mayfly.Unsupported where there can be no spares.
+	Spare(ctx context.Context, h Handle, s Spec, snapshot string) error
 }
 
 // RowDiffer is a driver that can compare the databases of snapshots.

@@ -95,6 +95,7 @@ func (d *decoder) service(name string, n *node, s *mayfly.LockedService) {
 		"mask":       d.text(&p.Mask, checkFile),
 		"settings":   d.textMap(&p.Settings, nil),
 		"redact":     d.texts(&p.Redact, checkRedact),
+		"spare":      d.boolean(&p.Spare),
 	}
 	d.fieldsOf(n, name, fields)
 	if d.err != nil {
@@ -116,7 +117,7 @@ func (d *decoder) together(name string, n *node, s *mayfly.LockedService) {
 		}
 		return nil
 	}
-	wrong := has("database", "baseline", "extensions", "mask", "settings", "redact")
+	wrong := has("database", "baseline", "extensions", "mask", "settings", "redact", "spare")
 	what := "which only a Postgres has"
 	if s.Postgres != nil {
 		wrong, what = has("command", "init", "port", "ready", "env"), "which a Postgres does not have"
@@ -406,6 +407,7 @@ func (d *decoder) lockedPostgres(name string, n *node, p *mayfly.LockedPostgres)
 		"extensions": d.texts(&p.Extensions, nil),
 		"settings":   d.textMap(&p.Settings, nil),
 		"redact":     d.texts(&p.Redact, checkRedact),
+		"spare":      d.boolean(&p.Spare),
 	})
 	if d.err == nil && (p.Version == "" || p.Database == "") {
 		d.fail(n, "write the lock anew with: mayfly lock", "%s is incomplete", name)

@@ -100,7 +100,11 @@ const trusting = "local all mayfly trust\nlocal all mayfly_prepare trust\n"
 // SYSTEM.
 func (i Instance) arguments() []string {
 	socket := strings.NewReplacer(`\`, `\\`, `"`, `""`).Replace(i.Socket.inside())
-	list := []string{i.Install.program("postgres"), "-D", i.Data.inside()}
+	data := i.Data.inside()
+	if i.Moves { // every process of the server has it as its working directory
+		data = "/proc/self/cwd"
+	}
+	list := []string{i.Install.program("postgres"), "-D", data}
 	set := func(name, value string) { list = append(list, "-c", name+"="+value) }
 	for _, name := range slices.Sorted(maps.Keys(i.Settings)) {
 		set(name, i.Settings[name])
@@ -109,7 +113,7 @@ func (i Instance) arguments() []string {
 	set("unix_socket_permissions", "0777")
 	set("unix_socket_group", "")
 	set("port", strconv.Itoa(Port))
-	set("listen_addresses", map[bool]string{true: "127.0.0.1", false: ""}[i.TCP])
+	set("listen_addresses", i.Address)
 	set("fsync", onOff(!i.NoSync))
 	set("full_page_writes", onOff(!i.CopyOnWrite))
 	set("logging_collector", "off")

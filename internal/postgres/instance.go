@@ -32,10 +32,13 @@ type Instance struct {
 	Database string            // the one of interest
 	Secret   string            // of Admin, as given to Prepare
 	Settings map[string]string // on top of the baseline's; see CheckSettings
-	TCP      bool              // listen on loopback, too
+	Address  string            // IP address to listen at, too; empty: none
 	// CopyOnWrite says that the file system never overwrites a page in place,
 	// so that pages need not be written twice.
 	CopyOnWrite bool
+	// Moves says that the data directory is going to be renamed while the server
+	// runs.
+	Moves bool
 	// NoSync leaves writing to the disk to the kernel. A snapshot is sound
 	// then if every process of the instance stands still while it is taken.
 	NoSync bool
@@ -91,6 +94,24 @@ func Start(ctx context.Context, i Instance) (Running, error) {
 func TakeOver(ctx context.Context, i Instance, p Process) (Running, error) {
 	r := Running{i, p, &keeper{}}
 	return r, r.awaitReady(ctx)
+}
+
+// At is a server after what i tells the places of has been moved there.
+func (r Running) At(i Instance) Running { return Running{i, r.Process, r.kept} }
+
+// Listening asks a server for the addresses that it listens at.
+func (r Running) Listening(ctx context.Context) (addresses string, err error) {
+	err = r.withAdmin(ctx, func(conn *pgconn.PgConn) error {
+		values, err := column(ctx, conn, "SHOW listen_addresses")
+		if err == nil && len(values) == 1 {
+			addresses = values[0]
+		}
+		return err
+	})
+	if err != nil {
+		return "", fmt.Errorf("ask postgres where it listens: %w", err)
+	}
+	return addresses, nil
 }
 
 // environment is that of every program of Postgres: messages in English, and

@@ -134,7 +134,7 @@ func TestSocketMayLieAtALongPathOnTheHost(t *testing.T) {
 
 func TestTCPIsOnLoopbackOfItsOwnNamespaceOnly(t *testing.T) {
 	i := instance(t, copyOf(t, baseline(t)))
-	i.TCP = true
+	i.Address = "127.0.0.1"
 	r := start(t, i)
 	must(t, r.Grant(t.Context(), Login{Name: "tcp", Password: "pass word", Until: time.Now().Add(time.Hour), Owner: "app"}))
 	p := r.Process.(*localProcess).cmd.Process.Pid

@@ -69,6 +69,22 @@ func (k *keeper) connect(ctx context.Context, i Instance) (err error) {
 	return err
 }
 
+// Hold has a connection of Admin ready for the next use, however late that is.
+func (r Running) Hold(ctx context.Context) error {
+	k := r.kept
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.drop()
+	k.fresh = false
+	if err := k.connect(ctx, r.Instance); err != nil {
+		return err
+	}
+	if k.idle != nil {
+		k.idle.Stop()
+	}
+	return nil
+}
+
 func (k *keeper) closeAfter(d time.Duration) {
 	if k.idle == nil {
 		k.idle = time.AfterFunc(d, k.close)

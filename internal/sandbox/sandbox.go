@@ -82,6 +82,15 @@ type Preparer interface {
 	Prepare(s Spec)
 }
 
+// Redirector is a Runtime that can lead what its processes connect to elsewhere.
+type Redirector interface {
+	// Redirect makes connections to 127.0.0.1:port reach 127.0.0.2:port, or
+	// ends that, from one connection to the next. Both may be repeated. It
+	// lasts until Stop. The error is of kind mayfly.Unsupported where the kernel
+	// cannot.
+	Redirect(env string, port uint16, on bool) error
+}
+
 // Usage is what a sandbox has used so far and uses now.
 type Usage struct {
 	CPU     time.Duration

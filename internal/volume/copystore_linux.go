@@ -53,7 +53,7 @@ func (s *copyStore) clone(ctx context.Context, src, dst string, _ bool, parts ..
 		if err := s.step("copy " + part); err != nil {
 			return err
 		}
-		if err := copyTree(ctx, filepath.Join(src, part), filepath.Join(tmp, part), s.shares); err != nil {
+		if err := copyTree(ctx, filepath.Join(src, part), filepath.Join(tmp, part), s.shares, nil); err != nil {
 			return err
 		}
 	}

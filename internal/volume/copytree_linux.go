@@ -30,18 +30,20 @@ type copier struct {
 	top   int // the destination
 	links map[uint64]string
 	share bool
+	owner *uint32 // of every entry; nil: as in the source
 	buf   []byte
 }
 
 // copyTree makes dst, which does not exist, a copy of the directory src. With
-// share it makes files share their extents where the file system can.
-func copyTree(ctx context.Context, src, dst string, share bool) error {
+// share it makes files share their extents where the file system can. The
+// entries of the copy belong to owner, nil for those of the source.
+func copyTree(ctx context.Context, src, dst string, share bool, owner *uint32) error {
 	if err := os.Mkdir(dst, 0o700); err != nil {
 		return err
 	}
 	return withDir(src, func(from int) error {
 		return withDir(dst, func(to int) error {
-			c := &copier{ctx: ctx, top: to, links: map[uint64]string{}, share: share}
+			c := &copier{ctx: ctx, top: to, links: map[uint64]string{}, share: share, owner: owner}
 			if err := c.dir(from, to, "", 0); err != nil {
 				return fmt.Errorf("copy %s: %w", src, err)
 			}
@@ -239,11 +241,20 @@ func (c *copier) readWrite(src, dst int, begin, end int64) error {
 	return nil
 }
 
+// owners are the user and the group of the copy of an entry.
+func (c *copier) owners(st *unix.Stat_t) (uid, gid int) {
+	if c.owner != nil {
+		return int(*c.owner), int(*c.owner)
+	}
+	return int(st.Uid), int(st.Gid)
+}
+
 // attributes copies owner, mode, extended attributes and times between open
 // files. The order matters: a change of owner clears set-id bits and
 // capabilities, everything but times sets times.
 func (c *copier) attributes(from, to int, st *unix.Stat_t) error {
-	if err := unix.Fchown(to, int(st.Uid), int(st.Gid)); err != nil {
+	uid, gid := c.owners(st)
+	if err := unix.Fchown(to, uid, gid); err != nil {
 		return err
 	}
 	if err := copyXattrs(procPath(from), procPath(to)); err != nil {
@@ -257,7 +268,8 @@ func (c *copier) attributes(from, to int, st *unix.Stat_t) error {
 
 // unopened does the same for what cannot or must not be opened.
 func (c *copier) unopened(from, to int, name string, st *unix.Stat_t) error {
-	if err := unix.Fchownat(to, name, int(st.Uid), int(st.Gid), unix.AT_SYMLINK_NOFOLLOW); err != nil {
+	uid, gid := c.owners(st)
+	if err := unix.Fchownat(to, name, uid, gid, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return err
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFLNK {

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 	"unsafe"
 
@@ -21,6 +23,7 @@ type restorer struct {
 	from, to, part int // the snapshot, the tree, and where copies wait
 	taken          time.Time
 	step           func(string) error
+	except         []string // entries at the top that stay as they are
 	changed        []changedDir
 }
 
@@ -53,6 +56,9 @@ func (r *restorer) compare(from, to int, path string, depth int) error {
 		if err := r.ctx.Err(); err != nil {
 			return err
 		}
+		if depth == 0 && r.stays(name) {
+			return nil
+		}
 		var old, now unix.Stat_t
 		if err := unix.Fstatat(from, name, &old, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 			return err
@@ -80,7 +86,7 @@ func (r *restorer) compare(from, to int, path string, depth int) error {
 	})
 	if err == nil {
 		err = readNames(to, func(name string) error {
-			if !there[name] {
+			if !there[name] && !(depth == 0 && r.stays(name)) {
 				d.remove = append(d.remove, name)
 			}
 			return nil
@@ -88,6 +94,10 @@ func (r *restorer) compare(from, to int, path string, depth int) error {
 	}
 	r.changed[at] = d
 	return err
+}
+
+func (r *restorer) stays(name string) bool {
+	return strings.HasPrefix(name, sparePrefix) || slices.Contains(r.except, name)
 }
 
 // readInodes has the kernel read the inodes of a tree ahead of compare: those of

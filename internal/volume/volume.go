@@ -73,17 +73,24 @@ type Pool interface {
 	// stays as it is. RollbackUpper is as atomic as Rollback. RollbackDB replaces
 	// the files that differ, none before all are copied, and works while the
 	// directory is mounted; the processes that write to it have ended. After a
-	// crash among the files it is repeated before any is used.
+	// crash among the files it is repeated before any is used. Data directories
+	// that except names stay.
 	RollbackUpper(ctx context.Context, env, snapshot string) error
-	RollbackDB(ctx context.Context, env, snapshot string) error
+	RollbackDB(ctx context.Context, env, snapshot string, except ...string) error
+	// CopyDB makes a spare of a data directory beside it: a copy of what it was
+	// in a snapshot, in the place of a spare that is there, with another owner.
+	// ExchangeDB exchanges the spare and the directory, at once.
+	CopyDB(ctx context.Context, env, snapshot, name string, owner uint32) error
+	ExchangeDB(ctx context.Context, env, name string) error
 	// RemoveSnapshot of a missing snapshot is not an error.
 	RemoveSnapshot(ctx context.Context, env, snapshot string) error
 	// Destroy removes everything of an environment, snapshots and host
 	// directory included. Destroying a missing one is not an error.
 	Destroy(ctx context.Context, env string) error
 
-	// Live and At return paths without touching the disk.
+	// Live, At and SpareDB return paths without touching the disk.
 	Live(env string) Tree
+	SpareDB(env, name string) string
 	At(env, snapshot string) Tree
 	// Host is the environment's directory for logs, sockets and records.
 	Host(env string) string

@@ -249,7 +249,7 @@ func (m *Memory) List(ctx context.Context) ([]driver.Handle, error) {
 }
 
 // Snapshot implements driver.Driver.
-func (m *Memory) Snapshot(ctx context.Context, h driver.Handle, snapshot string) (time.Duration, error) {
+func (m *Memory) Snapshot(ctx context.Context, h driver.Handle, snapshot string, _ bool) (time.Duration, error) {
 	return time.Millisecond, m.do("snapshot", func() error {
 		e := m.machine(h)
 		if e.files == nil {

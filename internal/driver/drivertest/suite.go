@@ -139,7 +139,7 @@ func (s *suite) repeat() {
 		s.ok(err)
 	}
 	for range 2 {
-		_, err := s.Driver.Snapshot(s.ctx, h, "one")
+		_, err := s.Driver.Snapshot(s.ctx, h, "one", false)
 		s.ok(err)
 	}
 	s.run(h, spec, s.Write("a", "2")...)
@@ -184,7 +184,7 @@ func (s *suite) prepare() {
 	}
 	p.Prepare(s.ctx, h, spec)
 	s.ok(s.Driver.Create(s.ctx, h, spec))
-	_, err = s.Driver.Snapshot(s.ctx, h, "first")
+	_, err = s.Driver.Snapshot(s.ctx, h, "first", false)
 	s.ok(err)
 	s.ok(s.Driver.Start(s.ctx, h, spec))
 	s.expect(h, driver.SandboxAlive)
@@ -248,11 +248,11 @@ func (s *suite) stop() {
 func (s *suite) rollback() {
 	h, spec := s.up(nil)
 	s.run(h, spec, s.Write("a", "1")...)
-	_, err := s.Driver.Snapshot(s.ctx, h, "one")
+	_, err := s.Driver.Snapshot(s.ctx, h, "one", false)
 	s.ok(err)
 	s.run(h, spec, s.Write("a", "2")...)
 	s.run(h, spec, s.Write("b", "2")...)
-	_, err = s.Driver.Snapshot(s.ctx, h, "two")
+	_, err = s.Driver.Snapshot(s.ctx, h, "two", false)
 	s.ok(err)
 	if s.hash(h, spec, "one") == s.hash(h, spec, "two") {
 		s.t.Error("two different states have one hash")
@@ -271,7 +271,7 @@ func (s *suite) rollback() {
 func (s *suite) fork() {
 	h, spec := s.up(nil)
 	s.run(h, spec, s.Write("a", "1")...)
-	_, err := s.Driver.Snapshot(s.ctx, h, "one")
+	_, err := s.Driver.Snapshot(s.ctx, h, "one", false)
 	s.ok(err)
 	s.run(h, spec, s.Write("a", "2")...)
 	fork, forkSpec := s.up(&mayfly.SnapshotRef{Environment: h.Environment, Snapshot: "one"})
@@ -287,10 +287,10 @@ func (s *suite) fork() {
 func (s *suite) forkOfFork() {
 	h, spec := s.up(nil)
 	s.run(h, spec, s.Write("a", "1")...)
-	_, err := s.Driver.Snapshot(s.ctx, h, "one")
+	_, err := s.Driver.Snapshot(s.ctx, h, "one", false)
 	s.ok(err)
 	second, secondSpec := s.up(&mayfly.SnapshotRef{Environment: h.Environment, Snapshot: "one"})
-	_, err = s.Driver.Snapshot(s.ctx, second, "one")
+	_, err = s.Driver.Snapshot(s.ctx, second, "one", false)
 	s.ok(err)
 	want := s.hash(second, secondSpec, "one")
 	third, thirdSpec := s.up(&mayfly.SnapshotRef{Environment: second.Environment, Snapshot: "one"})
@@ -337,7 +337,7 @@ func (s *suite) pause() {
 func (s *suite) pausedSnapshot() {
 	h, _ := s.up(nil)
 	s.ok(s.pauser().Pause(s.ctx, h))
-	_, err := s.Driver.Snapshot(s.ctx, h, "one")
+	_, err := s.Driver.Snapshot(s.ctx, h, "one", false)
 	s.ok(err)
 	s.expect(h, driver.SandboxFrozen)
 }

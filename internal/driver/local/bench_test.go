@@ -29,7 +29,7 @@ func BenchmarkLife(b *testing.B) {
 			took[name] += time.Since(began)
 		}
 		step("create", func() error { return d.Create(b.Context(), h, s) })
-		step("baseline", func() error { _, err := d.Snapshot(b.Context(), h, "baseline"); return err })
+		step("baseline", func() error { _, err := d.Snapshot(b.Context(), h, "baseline", false); return err })
 		step("start", func() error { return d.Start(b.Context(), h, s) })
 		step("run", func() error {
 			if err := d.StartProcess(b.Context(), h, s, driver.Process{Run: "run-1", Command: []string{"true"}}); err != nil {
@@ -38,7 +38,7 @@ func BenchmarkLife(b *testing.B) {
 			_, err := d.WaitProcess(b.Context(), h, "run-1")
 			return err
 		})
-		step("live-snapshot", func() error { _, err := d.Snapshot(b.Context(), h, "final"); return err })
+		step("live-snapshot", func() error { _, err := d.Snapshot(b.Context(), h, "final", false); return err })
 		step("stop", func() error { return d.Stop(b.Context(), h) })
 		step("rollback", func() error { return d.Rollback(b.Context(), h, "baseline", "") })
 		step("destroy", func() error { return d.Destroy(b.Context(), h) })

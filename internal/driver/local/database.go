@@ -1,6 +1,7 @@
 package local
 
 import (
+	"cmp"
 	"context"
 	"crypto/hmac"
 	"crypto/sha256"
@@ -58,7 +59,7 @@ func (d *Driver) instance(v service) (postgres.Instance, error) {
 		Install: install, Database: v.Postgres.Database, Secret: d.adminSecret(v.spec.Template),
 		Data:   postgres.Dir{Host: filepath.Join(db, v.Name), Inside: v.inside()},
 		Socket: postgres.Dir{Host: filepath.Join(db, v.socket()), Inside: filepath.Join(sandbox.DBDir, v.socket())},
-		TCP:    true, CopyOnWrite: d.copyOnWrite(), NoSync: true,
+		Address: databaseHost, CopyOnWrite: d.copyOnWrite(), NoSync: true,
 	}, nil
 }
 
@@ -75,6 +76,11 @@ func (d *Driver) startDatabase(ctx context.Context, v service, process string) (
 	}
 	if err := d.makeData(v, v.socket(), 0o755); err != nil {
 		return "", err
+	}
+	if process == "" && v.hasSpare() {
+		if err := d.redirect(v.h, false); err != nil {
+			return "", err
+		}
 	}
 	var r postgres.Running
 	fresh := process == ""
@@ -102,11 +108,16 @@ func (d *Driver) startDatabase(ctx context.Context, v service, process string) (
 	return process, nil
 }
 
-// forgetDatabase comes after the end of an environment's processes.
-func (d *Driver) forgetDatabase(env string) {
+// forgetDatabase comes after the end of the processes of an environment's
+// services, but for a spare that goes on.
+func (d *Driver) forgetDatabase(env string, spareGoesOn bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	delete(d.databases, env)
+	if sp := d.spares[env]; sp != nil && (sp.placed || !spareGoesOn) {
+		sp.cancel()
+		delete(d.spares, env)
+	}
 }
 
 // checkpointTimeout bounds how long a snapshot waits for a database.
@@ -144,14 +155,13 @@ func (d *Driver) databaseVariables(h driver.Handle, s driver.Spec, run string) (
 	if err != nil {
 		return nil, err
 	}
-	const host = "127.0.0.1"
 	port, password := strconv.Itoa(postgres.Port), d.password(v, run)
 	address := url.URL{
 		Scheme: "postgres", User: url.UserPassword(run, password),
-		Host: host + ":" + port, Path: "/" + v.Postgres.Database,
+		Host: databaseHost + ":" + port, Path: "/" + v.Postgres.Database,
 	}
 	vars := map[string]string{
-		"PGHOST": host, "PGPORT": port, "PGUSER": run, "PGPASSWORD": password,
+		"PGHOST": databaseHost, "PGPORT": port, "PGUSER": run, "PGPASSWORD": password,
 		"PGDATABASE": v.Postgres.Database, "DATABASE_URL": address.String(),
 	}
 	for _, own := range []map[string]string{t.Lock.Env, s.Env} {
@@ -164,11 +174,11 @@ func (d *Driver) databaseVariables(h driver.Handle, s driver.Spec, run string) (
 type launcher struct {
 	d       *Driver
 	v       service
-	process string
+	process string // id; empty: a new one
 }
 
 func (l *launcher) Launch(ctx context.Context, c postgres.Command) (postgres.Process, error) {
-	l.process = mayfly.NewID(l.v.prefix(), time.Now())
+	l.process = cmp.Or(l.process, mayfly.NewID(l.v.prefix(), time.Now()))
 	if err := l.d.launch(ctx, l.v, guest.Command{Run: l.process, Argv: c.Argv, Env: c.Env, Dir: c.Dir}); err != nil {
 		return nil, err
 	}

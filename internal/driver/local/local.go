@@ -43,8 +43,8 @@ type Options struct {
 	Log     *slog.Logger
 }
 
-// Driver is a driver.Driver, a driver.Pauser, a driver.Listener and a
-// driver.Servicer.
+// Driver is a driver.Driver that can do all that the other interfaces of package
+// driver ask for.
 type Driver struct {
 	dir      string
 	pool     volume.Pool
@@ -60,6 +60,7 @@ type Driver struct {
 	preparing sync.Mutex               // held while a baseline is made
 	mu        sync.Mutex               // guards what follows
 	databases map[string]*openDatabase // by environment
+	spares    map[string]*spare        // by environment
 	building  map[uint32]bool          // first host ids of preparations
 	learning  sync.WaitGroup           // those who look who may use a database
 }
@@ -70,6 +71,7 @@ var (
 	_ driver.Preparer = (*Driver)(nil)
 	_ driver.Listener = (*Driver)(nil)
 	_ driver.Servicer = (*Driver)(nil)
+	_ driver.Sparer   = (*Driver)(nil)
 )
 
 // New makes a driver.
@@ -77,7 +79,7 @@ func New(o Options) *Driver {
 	return &Driver{
 		dir: o.Dir, pool: o.Pool, runtimes: o.Runtimes, log: o.Log,
 		files: o.Files, filesLayer: filesName(o.Files),
-		sources: o.Sources, key: o.Key, databases: map[string]*openDatabase{}, building: map[uint32]bool{},
+		sources: o.Sources, key: o.Key, databases: map[string]*openDatabase{}, spares: map[string]*spare{}, building: map[uint32]bool{},
 	}
 }
 
@@ -255,7 +257,7 @@ func (d *Driver) Inspect(ctx context.Context, h driver.Handle) (driver.Observed,
 // Stop implements driver.Driver. Without a record of the isolation it stops
 // whatever has the environment's name.
 func (d *Driver) Stop(ctx context.Context, h driver.Handle) error {
-	defer d.forgetDatabase(h.Environment)
+	defer d.forgetDatabase(h.Environment, false)
 	if h.Isolation != "" {
 		rt, err := d.runtime(h.Isolation)
 		if err == nil {
@@ -343,8 +345,9 @@ func (d *Driver) Resume(ctx context.Context, h driver.Handle) error {
 }
 
 // Snapshot implements driver.Driver. What the environment has written is
-// flushed before it is frozen, so that it stands still for the snapshot only.
-func (d *Driver) Snapshot(ctx context.Context, h driver.Handle, snapshot string) (time.Duration, error) {
+// flushed before it is frozen, so that it stands still for the snapshot only,
+// unless it ends thereafter.
+func (d *Driver) Snapshot(ctx context.Context, h driver.Handle, snapshot string, ending bool) (time.Duration, error) {
 	if _, err := os.Lstat(d.pool.At(h.Environment, snapshot).Upper); err == nil {
 		return 0, nil
 	}
@@ -359,9 +362,8 @@ func (d *Driver) Snapshot(ctx context.Context, h driver.Handle, snapshot string)
 	if state != sandbox.Alive {
 		return 0, d.pool.Snapshot(ctx, h.Environment, snapshot)
 	}
-	d.checkpoint(ctx, h.Environment)
-	if d.pool.Kind() == volume.Btrfs { // copies are read through the page cache
-		if err := syncFilesystem(d.pool.Live(h.Environment).Upper); err != nil {
+	if !ending {
+		if err := d.flush(ctx, h.Environment); err != nil {
 			return 0, fmt.Errorf("flush volume: %w", err)
 		}
 	}
@@ -374,6 +376,15 @@ func (d *Driver) Snapshot(ctx context.Context, h driver.Handle, snapshot string)
 		err = errors.Join(err, fmt.Errorf("thaw: %w", thaw))
 	}
 	return time.Since(began), err
+}
+
+// flush has what an environment has written go to the disk.
+func (d *Driver) flush(ctx context.Context, env string) error {
+	d.checkpoint(ctx, env)
+	if d.pool.Kind() != volume.Btrfs { // copies are read through the page cache
+		return nil
+	}
+	return syncFilesystem(d.pool.Live(env).Upper)
 }
 
 func syncFilesystem(path string) error {
@@ -396,7 +407,7 @@ func (d *Driver) Rollback(ctx context.Context, h driver.Handle, snapshot string,
 	case mayfly.FilesSide:
 		return d.pool.RollbackUpper(ctx, h.Environment, snapshot)
 	case mayfly.DatabaseSide:
-		return d.pool.RollbackDB(ctx, h.Environment, snapshot)
+		return d.rollBackData(ctx, h.Environment, snapshot)
 	}
 	return d.pool.Rollback(ctx, h.Environment, snapshot)
 }

@@ -122,7 +122,12 @@ type databaseCopy struct {
 
 func (d *Driver) startCopy(ctx context.Context, h driver.Handle, s driver.Spec, into *databaseCopy) error {
 	at, _ := database(s.Services)
-	v, err := serviceOf(h, s, s.Services[at].Name)
+	ctx, cancel := context.WithTimeout(ctx, s.Services[at].Timeout)
+	defer cancel()
+	if err := d.Create(ctx, h, s); err != nil {
+		return err
+	}
+	v, err := d.service(h, s, s.Services[at].Name)
 	if err != nil {
 		return err
 	}
@@ -130,12 +135,7 @@ func (d *Driver) startCopy(ctx context.Context, h driver.Handle, s driver.Spec, 
 	if err != nil {
 		return err
 	}
-	i.TCP, i.Launcher = false, &launcher{d, v, ""}
-	ctx, cancel := context.WithTimeout(ctx, v.Timeout)
-	defer cancel()
-	if err := d.Create(ctx, h, s); err != nil {
-		return err
-	}
+	i.Address, i.Launcher = "", &launcher{d, v, ""}
 	if err := d.Start(ctx, h, s); err != nil {
 		return err
 	}

@@ -53,7 +53,7 @@ const (
 
 // StartService implements driver.Servicer.
 func (d *Driver) StartService(ctx context.Context, h driver.Handle, s driver.Spec, name string) (process string, err error) {
-	v, err := serviceOf(h, s, name)
+	v, err := d.service(h, s, name)
 	if err != nil {
 		return "", err
 	}
@@ -78,6 +78,14 @@ func (d *Driver) StartService(ctx context.Context, h driver.Handle, s driver.Spe
 const clearTimeout = 10 * time.Second
 
 func (d *Driver) startService(ctx context.Context, v service) (process string, err error) {
+	if v.hasSpare() {
+		if process, err = d.takeSpare(v); process != "" || err != nil {
+			return process, err
+		}
+		if err := d.dropSpare(ctx, v); err != nil {
+			return "", err
+		}
+	}
 	process, err = d.findProcess(ctx, v)
 	if err != nil {
 		return "", err
@@ -183,8 +191,9 @@ func (d *Driver) processes(v service) ([]string, error) {
 		return nil, nil
 	}
 	var ids []string
+	waiting := d.waiting(v.h.Environment)
 	for _, e := range entries {
-		if rest, ok := strings.CutPrefix(e.Name(), v.prefix()+"-"); ok && !strings.Contains(rest, "-") {
+		if rest, ok := strings.CutPrefix(e.Name(), v.prefix()+"-"); ok && !strings.Contains(rest, "-") && e.Name() != waiting {
 			ids = append(ids, e.Name())
 		}
 	}
@@ -209,17 +218,18 @@ func (d *Driver) findProcess(ctx context.Context, v service) (string, error) {
 	if half, err := d.isFilling(v); half || err != nil {
 		return "", err // the last was to fill its directory
 	}
-	last := ids[len(ids)-1]
-	if _, err := guest.ReadExit(d.pool.Host(v.h.Environment), last); err == nil {
-		return "", nil
-	}
 	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
 	defer cancel()
-	err = d.SignalProcess(ctx, v.h, last, 0)
-	if mayfly.KindOf(err) == mayfly.NotFound {
-		return "", nil
+	for _, id := range slices.Backward(ids) { // one that was a spare may be newer than what lives
+		if _, err := guest.ReadExit(d.pool.Host(v.h.Environment), id); err == nil {
+			continue
+		}
+		err := d.SignalProcess(ctx, v.h, id, 0)
+		if mayfly.KindOf(err) != mayfly.NotFound {
+			return id, err
+		}
 	}
-	return last, err
+	return "", nil
 }
 
 // forgetProcesses removes what is recorded of all but the last processes.
@@ -242,13 +252,13 @@ func (d *Driver) forgetProcesses(v service) error {
 	return err
 }
 
-// StopServices implements driver.Servicer.
+// StopServices implements driver.Servicer. A spare goes on.
 func (d *Driver) StopServices(ctx context.Context, h driver.Handle, s driver.Spec) error {
-	defer d.forgetDatabase(h.Environment)
+	defer d.forgetDatabase(h.Environment, true)
 	ctx, cancel := context.WithTimeout(ctx, clearTimeout)
 	defer cancel()
 	for _, l := range s.Services {
-		v, err := serviceOf(h, s, l.Name)
+		v, err := d.service(h, s, l.Name)
 		if err == nil {
 			err = d.clear(ctx, v)
 		}

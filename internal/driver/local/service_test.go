@@ -150,7 +150,7 @@ func (p *place) want(script, want string) {
 
 func (p *place) snapshot(id string) {
 	p.Helper()
-	pause, err := p.d.Snapshot(p.Context(), p.h, id)
+	pause, err := p.d.Snapshot(p.Context(), p.h, id, false)
 	if err != nil {
 		p.Fatal(err)
 	}
