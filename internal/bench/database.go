@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -77,6 +78,7 @@ func (b *bench) database(ctx context.Context, pg installation, name string, mega
     postgres: "%s"
     baseline: {sql: [fill.sql]}
     timeout: 10m
+    spare: true
 `, pg.version)
 	for name, content := range map[string]string{"mayfly.yaml": manifest, "fill.sql": fillDatabase(megabytes)} {
 		if err := os.WriteFile(filepath.Join(d.dir, name), []byte(content), 0o644); err != nil {
@@ -193,7 +195,8 @@ func megabytes(n int) string {
 }
 
 // databaseRollback measures from the request to the first right answer after
-// a row and a file were lost.
+// a row and a file were lost: to a new command, and, where the database alone
+// goes back, to a client that goes on, without and with a spare.
 func (b *bench) databaseRollback(ctx context.Context, large database, plain *plainPostgres) error {
 	e, _, err := b.clone(ctx, large)
 	if err != nil {
@@ -203,28 +206,108 @@ func (b *bench) databaseRollback(ctx context.Context, large database, plain *pla
 	if err != nil {
 		return err
 	}
-	var took [2]samples
+	size, copied := megabytes(b.sizes.database), plain.templates.median()
+	report := func(name string, took samples, most float64) {
+		b.report(took.result(name, "ms").against("CREATE DATABASE TEMPLATE", copied).atMost(most))
+	}
+	var took [5]samples
 	for range b.few * 2 {
 		for i, only := range []mayfly.Side{"", mayfly.DatabaseSide} {
-			if _, err := b.exec(ctx, e.ID, "/workspace/work", "query", "DROP TABLE large"); err != nil {
+			if err := b.rollback(ctx, e.ID, snapshot.ID, only, &took[i]); err != nil {
 				return err
 			}
-			start := time.Now()
-			if _, err := b.Rollback(ctx, e.ID, snapshot.ID, only); err != nil {
-				return err
-			}
-			ms, err := b.ask(ctx, start, e.ID, firstSelect, firstAnswer)
-			if err != nil {
-				return err
-			}
-			took[i] = append(took[i], ms)
+		}
+		if err := b.rollbackUnder(ctx, e.ID, snapshot.ID, &took[2]); err != nil {
+			return err
 		}
 	}
-	size, copied := megabytes(b.sizes.database), plain.templates.median()
-	b.report(took[0].result("rollback, files and "+size, "ms").against("CREATE DATABASE TEMPLATE", copied).atMost(250))
-	b.report(took[1].result("rollback of "+size+" alone", "ms").against("CREATE DATABASE TEMPLATE", copied).atMost(100))
+	report("rollback, files and "+size, took[0], 250)
+	report("rollback of "+size+" alone, new client", took[1], 100)
+	report("rollback of "+size+" alone", took[2], 100)
+	// Spares are of the state before the last run.
+	if _, err := b.started(ctx, mayfly.StartRun{Environment: e.ID, Command: []string{"true"}}); err != nil {
+		return err
+	}
+	for range b.few * 2 {
+		for i, do := range []func(to *samples) error{
+			func(to *samples) error { return b.rollback(ctx, e.ID, "", mayfly.DatabaseSide, to) },
+			func(to *samples) error { return b.rollbackUnder(ctx, e.ID, "", to) },
+		} {
+			if err := b.awaitSpare(ctx, e.ID); err != nil {
+				return err
+			}
+			if err := do(&took[3+i]); err != nil {
+				return err
+			}
+		}
+	}
+	report("rollback to a spare, new client", took[3], 25)
+	report("rollback to a spare", took[4], 25)
 	_, err = b.DeleteEnvironment(ctx, e.ID)
 	return err
+}
+
+// rollback measures a rollback until a new command has the right answer.
+func (b *bench) rollback(ctx context.Context, env, to string, only mayfly.Side, took *samples) error {
+	if _, err := b.exec(ctx, env, "/workspace/work", "query", "DROP TABLE large"); err != nil {
+		return err
+	}
+	start := time.Now()
+	if _, err := b.Rollback(ctx, env, to, only); err != nil {
+		return err
+	}
+	ms, err := b.ask(ctx, start, env, firstSelect, firstAnswer)
+	*took = append(*took, ms)
+	return err
+}
+
+// rollbackUnder measures a rollback of the database alone until a client that
+// was connected has the right answer.
+func (b *bench) rollbackUnder(ctx context.Context, env, to string, took *samples) error {
+	client, err := b.StartRun(ctx, mayfly.StartRun{
+		Environment: env, Kind: mayfly.ExecRun, Command: []string{"/workspace/work", "reconnect", firstSelect, firstAnswer},
+	})
+	if err != nil {
+		return err
+	}
+	out, err := b.AttachRun(ctx, client.ID, true)
+	if err != nil {
+		return err
+	}
+	_, err = out.Recv() // it is connected
+	if err = errors.Join(err, out.Close()); err != nil {
+		return err
+	}
+	if _, err := b.exec(ctx, env, "/workspace/work", "query", "DROP TABLE large"); err != nil {
+		return err
+	}
+	start := time.Now()
+	if _, err := b.Rollback(ctx, env, to, mayfly.DatabaseSide); err != nil {
+		return err
+	}
+	said, err := b.output(ctx, client)
+	if err != nil {
+		return err
+	}
+	ms, err := answered(start, strings.TrimPrefix(said, "connected\n"), firstAnswer)
+	*took = append(*took, ms)
+	return err
+}
+
+// awaitSpare returns when an environment has a spare database, and a moment
+// later, so that what made it is over.
+func (b *bench) awaitSpare(ctx context.Context, env string) error {
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+		e, err := b.Environment(ctx, env)
+		if err != nil {
+			return err
+		}
+		if e.Services[0].Spare > 0 {
+			time.Sleep(100 * time.Millisecond)
+			return nil
+		}
+	}
+	return errors.New("there is no spare database")
 }
 
 // databaseRows measures how long the command line takes to name changed rows.

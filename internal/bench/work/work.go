@@ -19,7 +19,7 @@ const archive = "work.tar"
 
 func main() {
 	if len(os.Args) < 2 {
-		fmt.Fprintln(os.Stderr, "usage: work prepare DIR | git-status | untar | npm | fsync | touch N SALT | query SQL")
+		fmt.Fprintln(os.Stderr, "usage: work prepare DIR | git-status | untar | npm | fsync | touch N SALT | query SQL | reconnect SQL ANSWER")
 		os.Exit(64)
 	}
 	if err := run(os.Args[1], os.Args[2:]); err != nil {
@@ -48,6 +48,8 @@ func run(command string, args []string) error {
 		return timed(func() error { return touch(n, args[1]) })
 	case "query":
 		return query(args[0])
+	case "reconnect":
+		return reconnect(args[0], args[1])
 	}
 	return fmt.Errorf("unknown workload %q", command)
 }

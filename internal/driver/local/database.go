@@ -57,8 +57,8 @@ func (d *Driver) instance(v service) (postgres.Instance, error) {
 	db := d.pool.Live(v.h.Environment).DB
 	return postgres.Instance{
 		Install: install, Database: v.Postgres.Database, Secret: d.adminSecret(v.spec.Template),
-		Data:   postgres.Dir{Host: filepath.Join(db, v.Name), Inside: v.inside()},
-		Socket: postgres.Dir{Host: filepath.Join(db, v.socket()), Inside: filepath.Join(sandbox.DBDir, v.socket())},
+		Data:    postgres.Dir{Host: filepath.Join(db, v.Name), Inside: v.inside()},
+		Socket:  postgres.Dir{Host: filepath.Join(db, v.socket()), Inside: filepath.Join(sandbox.DBDir, v.socket())},
 		Address: databaseHost, CopyOnWrite: d.copyOnWrite(), NoSync: true,
 	}, nil
 }
