@@ -50,12 +50,17 @@ func connected(fd int) error {
 // clearTimeout bounds how long the processes of a user may take to end.
 const clearTimeout = 10 * time.Second
 
-// clear kills what runs as a user until nothing does. A signal to everybody
-// reaches those whom the sender may signal: it is sent with that user's id and
-// none of the guest's powers.
+// kill kills what runs as a user. A signal to everybody reaches those whom the
+// sender may signal: it is sent with that user's id and none of the guest's
+// powers.
+func kill(uid uint32) {
+	as(uid, uid, func() { unix.Kill(-1, unix.SIGKILL) })
+}
+
+// clear kills what runs as a user until nothing does.
 func (w *warden) clear(conn *os.File, uid uint32) {
 	for deadline := time.Now().Add(clearTimeout); ; time.Sleep(time.Millisecond) {
-		as(uid, uid, func() { unix.Kill(-1, unix.SIGKILL) })
+		kill(uid)
 		if !anyOf(uid) {
 			reply(conn, wire.OK, "")
 			return

@@ -117,6 +117,9 @@ func (w *warden) serve(conn *os.File) {
 		w.probe(conn, r.Port)
 	case wire.OpClear:
 		w.clear(conn, r.UID)
+	case wire.OpKill:
+		kill(r.UID)
+		reply(conn, wire.OK, "")
 	}
 }
 

@@ -98,9 +98,6 @@ func (e *Engine) rollBack(ctx context.Context, s *situation, saved *snapshot) er
 func (e *Engine) rollBackServices(ctx context.Context, s *situation, saved *snapshot) error {
 	env, wanted := s.env, *s.env.Rollback
 	e.dismiss(env.ID)
-	if err := e.Driver.(driver.Servicer).StopServices(ctx, env.Handle, env.Spec); err != nil {
-		return err
-	}
 	failure, err := e.restore(ctx, env)
 	if err != nil {
 		return err
@@ -123,7 +120,7 @@ func (e *Engine) rollBackServices(ctx context.Context, s *situation, saved *snap
 // restore puts the volume back. Whoever asked for one side alone, for which
 // there is no room, say, hears of it; the whole is tried until it is done.
 func (e *Engine) restore(ctx context.Context, env *environment) (*mayfly.Error, error) {
-	err := e.Driver.Rollback(ctx, env.Handle, env.Rollback.To, env.Rollback.Only)
+	err := e.Driver.Rollback(ctx, env.Handle, env.Spec, env.Rollback.To, env.Rollback.Only)
 	if err == nil {
 		return nil, nil
 	}

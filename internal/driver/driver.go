@@ -97,8 +97,9 @@ type Driver interface {
 	Snapshot(ctx context.Context, h Handle, snapshot string, ending bool) (pause time.Duration, err error)
 	RemoveSnapshot(ctx context.Context, h Handle, snapshot string) error
 	// Rollback replaces the volume's live state, or one side of it; the sandbox
-	// is stopped. For the data of services it is enough that those are.
-	Rollback(ctx context.Context, h Handle, snapshot string, only mayfly.Side) error
+	// is stopped. For the data of services it may run: the processes of all
+	// services are ended then.
+	Rollback(ctx context.Context, h Handle, s Spec, snapshot string, only mayfly.Side) error
 	// Diff and Hash read states of a volume; safe beside everything else. An
 	// empty From means the template, an empty To the live state.
 	Diff(ctx context.Context, h Handle, s Spec, r mayfly.DiffRequest) (io.ReadCloser, error)
@@ -148,8 +149,6 @@ type Servicer interface {
 	// whoever follows what later ones write, until the sandbox ends; see
 	// mayfly.Environments. Safe beside everything else.
 	AttachService(ctx context.Context, h Handle, s Spec, name string, follow bool) (mayfly.Attachment, error)
-	// StopServices ends every process of the services. The sandbox runs.
-	StopServices(ctx context.Context, h Handle, s Spec) error
 	// Admit lets exactly the given runs use the services, whose processes
 	// StartProcess tells how; none logs in after until. What others had of them
 	// ends: passwords, and sessions that are open. When that is so already, it
@@ -167,9 +166,9 @@ type Servicer interface {
 type Sparer interface {
 	// Spare starts what the services of s that want it have in a snapshot,
 	// beside what runs, in the place of what it has started for another
-	// snapshot. StartService ends it unless a Rollback has put it in place, as
-	// Stop does. It is safe beside everything else, but for Stop, Rollback, and
-	// the StartService that comes after that. The error is of kind
+	// snapshot. Stop ends it, and StartService, unless a Rollback has put it in
+	// place. It is safe beside everything else, but for Stop, Rollback, and the
+	// StartService that comes after that. The error is of kind
 	// mayfly.Unsupported where there can be no spares.
 	Spare(ctx context.Context, h Handle, s Spec, snapshot string) error
 }

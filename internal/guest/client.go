@@ -81,6 +81,15 @@ func Clear(ctx context.Context, conn net.Conn, uid uint32) error {
 	return nil
 }
 
+// Kill kills every process of a service's user and does not wait for their
+// ends. Kill closes conn.
+func Kill(ctx context.Context, conn net.Conn, uid uint32) error {
+	if _, err := ask(ctx, conn, wire.Request{Op: wire.OpKill, UID: uid}); err != nil {
+		return fmt.Errorf("kill the processes of user %d: %w", uid, err)
+	}
+	return nil
+}
+
 // ReadExit reads a run's exit record; the error is fs.ErrNotExist when there
 // is none.
 func ReadExit(host, run string) (Exit, error) {

@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"context"
+	"fmt"
 	"sync"
 	"time"
 
@@ -69,18 +70,23 @@ func (k *keeper) connect(ctx context.Context, i Instance) (err error) {
 	return err
 }
 
-// Hold has a connection of Admin ready for the next use, however late that is.
-func (r Running) Hold(ctx context.Context) error {
+// Hold has a connection of Admin ready for the next use, however late that is,
+// on which a Grant takes little time.
+func (r Running) Hold(ctx context.Context, owner string) error {
 	k := r.kept
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.drop()
 	k.fresh = false
-	if err := k.connect(ctx, r.Instance); err != nil {
-		return err
-	}
 	if k.idle != nil {
 		k.idle.Stop()
+	}
+	err := k.connect(ctx, r.Instance)
+	if err == nil {
+		err = rehearse(ctx, k.conn, owner)
+	}
+	if err != nil {
+		return fmt.Errorf("hold a connection to the database: %w", err)
 	}
 	return nil
 }

@@ -34,11 +34,11 @@ func (r Running) Grant(ctx context.Context, l Login) error {
 		return mayfly.Errorf(mayfly.Invalid, "the password of the role %q is empty or has a NUL", l.Name)
 	}
 	err := r.withAdmin(ctx, func(conn *pgconn.PgConn) error {
-		there, err := column(ctx, conn, "SELECT 1 FROM pg_roles WHERE rolname = $1", l.Name)
+		there, err := l.exists(ctx, conn)
 		if err != nil {
 			return err
 		}
-		return execute(ctx, conn, l.statements(len(there) > 0))
+		return execute(ctx, conn, l.statements(there))
 	})
 	if err != nil {
 		return fmt.Errorf("grant access to the database: %w", err)
@@ -65,6 +65,21 @@ func (l Login) statements(exists bool) string {
 		" VALID UNTIL " + literal(until) + ";" +
 		"GRANT " + owner + " TO " + name + ";" +
 		"ALTER ROLE " + name + " SET role = " + literal(l.Owner)
+}
+
+// rehearse does what Grant does, without effect, so that the connection has read
+// what Grant reads.
+func rehearse(ctx context.Context, conn *pgconn.PgConn, owner string) error {
+	l := Login{Name: "rehearsal", Password: strings.Repeat("x", 32), Owner: owner}
+	if _, err := l.exists(ctx, conn); err != nil {
+		return err
+	}
+	return execute(ctx, conn, "BEGIN;"+l.statements(false)+";ROLLBACK")
+}
+
+func (l Login) exists(ctx context.Context, conn *pgconn.PgConn) (bool, error) {
+	there, err := column(ctx, conn, "SELECT 1 FROM pg_roles WHERE rolname = $1", l.Name)
+	return len(there) > 0, err
 }
 
 // stored is what Postgres gets of the password. One that nobody can guess it

@@ -271,7 +271,7 @@ func (m *Memory) RemoveSnapshot(ctx context.Context, h driver.Handle, snapshot s
 }
 
 // Rollback implements driver.Driver.
-func (m *Memory) Rollback(ctx context.Context, h driver.Handle, snapshot string, only mayfly.Side) error {
+func (m *Memory) Rollback(ctx context.Context, h driver.Handle, _ driver.Spec, snapshot string, only mayfly.Side) error {
 	return m.do("rollback", func() error {
 		e := m.machine(h)
 		if e.sandbox == driver.SandboxAlive || e.sandbox == driver.SandboxFrozen {

@@ -147,7 +147,7 @@ func (s *suite) repeat() {
 		s.ok(s.Driver.Stop(s.ctx, h))
 	}
 	for range 2 {
-		s.ok(s.Driver.Rollback(s.ctx, h, "one", ""))
+		s.ok(s.Driver.Rollback(s.ctx, h, spec, "one", ""))
 	}
 	if got, want := s.hash(h, spec, ""), s.hash(h, spec, "one"); got != want {
 		s.t.Errorf("after two rollbacks: got = %s, want %s", got, want)
@@ -259,7 +259,7 @@ func (s *suite) rollback() {
 	}
 	for _, to := range []string{"one", "two", "one"} {
 		s.ok(s.Driver.Stop(s.ctx, h))
-		s.ok(s.Driver.Rollback(s.ctx, h, to, ""))
+		s.ok(s.Driver.Rollback(s.ctx, h, spec, to, ""))
 		s.ok(s.Driver.Start(s.ctx, h, spec))
 		if got, want := s.hash(h, spec, ""), s.hash(h, spec, to); got != want {
 			s.t.Errorf("live after rollback to %s: got = %s, want %s", to, got, want)

@@ -106,8 +106,7 @@ func (d *Driver) Admit(ctx context.Context, h driver.Handle, s driver.Spec, runs
 		if !there {
 			o.logins = append(o.logins, run) // also when it fails half-way
 		}
-		l := postgres.Login{Name: run, Password: d.password(o.service, run), Owner: databaseOwner, Until: until}
-		if err := o.Grant(ctx, l); err != nil {
+		if err := d.grant(ctx, o, run, until); err != nil {
 			if !there && !errors.Is(err, syscall.ECONNREFUSED) {
 				err = errors.Join(err, d.revoke(context.WithoutCancel(ctx), o, run))
 			}
@@ -121,6 +120,11 @@ func (d *Driver) Admit(ctx context.Context, h driver.Handle, s driver.Spec, runs
 		}
 	}
 	return err
+}
+
+// grant gives a run a role.
+func (d *Driver) grant(ctx context.Context, o *openDatabase, run string, until time.Time) error {
+	return o.Grant(ctx, postgres.Login{Name: run, Password: d.password(o.service, run), Owner: databaseOwner, Until: until})
 }
 
 // Dismiss implements driver.Servicer.

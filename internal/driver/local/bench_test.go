@@ -40,7 +40,7 @@ func BenchmarkLife(b *testing.B) {
 		})
 		step("live-snapshot", func() error { _, err := d.Snapshot(b.Context(), h, "final", false); return err })
 		step("stop", func() error { return d.Stop(b.Context(), h) })
-		step("rollback", func() error { return d.Rollback(b.Context(), h, "baseline", "") })
+		step("rollback", func() error { return d.Rollback(b.Context(), h, s, "baseline", "") })
 		step("destroy", func() error { return d.Destroy(b.Context(), h) })
 	}
 	for name, total := range took {

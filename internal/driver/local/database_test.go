@@ -168,7 +168,7 @@ func TestDatabaseAloneIsRolledBackUnderALiveRun(t *testing.T) {
 	p.want("until [ -e asked ]; do sleep 0.01; done", "")
 	p.snapshot("two")
 	began := time.Now()
-	if err := errors.Join(d.StopServices(t.Context(), p.h, p.s), d.Rollback(t.Context(), p.h, "one", mayfly.DatabaseSide)); err != nil {
+	if err := d.Rollback(t.Context(), p.h, p.s, "one", mayfly.DatabaseSide); err != nil {
 		t.Fatal(err)
 	}
 	t.Logf("stopped and put back in %v", time.Since(began))
@@ -178,12 +178,12 @@ func TestDatabaseAloneIsRolledBackUnderALiveRun(t *testing.T) {
 	if said, code := p.end(run); said != "t\n100\ntwo" || code != 0 {
 		t.Errorf("got = %q (status %d), want the old rows and the new file", said, code)
 	}
-	if err := errors.Join(d.Stop(t.Context(), p.h), d.Rollback(t.Context(), p.h, "one", mayfly.FilesSide)); err != nil {
+	if err := errors.Join(d.Stop(t.Context(), p.h), d.Rollback(t.Context(), p.h, p.s, "one", mayfly.FilesSide)); err != nil {
 		t.Fatal(err)
 	}
 	p.start()
 	p.want("ls f 2>/dev/null; psql -Atc 'SELECT count(*) FROM customer'", "100")
-	if err := errors.Join(d.Stop(t.Context(), p.h), d.Rollback(t.Context(), p.h, "two", "")); err != nil {
+	if err := errors.Join(d.Stop(t.Context(), p.h), d.Rollback(t.Context(), p.h, p.s, "two", "")); err != nil {
 		t.Fatal(err)
 	}
 	p.start()

@@ -402,12 +402,12 @@ func (d *Driver) RemoveSnapshot(ctx context.Context, h driver.Handle, snapshot s
 }
 
 // Rollback implements driver.Driver.
-func (d *Driver) Rollback(ctx context.Context, h driver.Handle, snapshot string, only mayfly.Side) error {
+func (d *Driver) Rollback(ctx context.Context, h driver.Handle, s driver.Spec, snapshot string, only mayfly.Side) error {
 	switch only {
 	case mayfly.FilesSide:
 		return d.pool.RollbackUpper(ctx, h.Environment, snapshot)
 	case mayfly.DatabaseSide:
-		return d.rollBackData(ctx, h.Environment, snapshot)
+		return d.rollBackData(ctx, h, s, snapshot)
 	}
 	return d.pool.Rollback(ctx, h.Environment, snapshot)
 }

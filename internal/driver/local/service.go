@@ -79,7 +79,7 @@ const clearTimeout = 10 * time.Second
 
 func (d *Driver) startService(ctx context.Context, v service) (process string, err error) {
 	if v.hasSpare() {
-		if process, err = d.takeSpare(v); process != "" || err != nil {
+		if process, err = d.takeSpare(ctx, v); process != "" || err != nil {
 			return process, err
 		}
 		if err := d.dropSpare(ctx, v); err != nil {
@@ -252,14 +252,21 @@ func (d *Driver) forgetProcesses(v service) error {
 	return err
 }
 
-// StopServices implements driver.Servicer. A spare goes on.
-func (d *Driver) StopServices(ctx context.Context, h driver.Handle, s driver.Spec) error {
+// stopServices ends every process of the services of a sandbox that runs, but
+// for a spare. The Postgres whose place a spare is to take it does not wait for.
+func (d *Driver) stopServices(ctx context.Context, h driver.Handle, s driver.Spec, sp *spare) error {
+	seen, err := d.Inspect(ctx, h)
+	if err != nil || seen.Sandbox != driver.SandboxAlive {
+		return err
+	}
 	defer d.forgetDatabase(h.Environment, true)
 	ctx, cancel := context.WithTimeout(ctx, clearTimeout)
 	defer cancel()
 	for _, l := range s.Services {
 		v, err := d.service(h, s, l.Name)
-		if err == nil {
+		if err == nil && sp != nil && sp.service.Name == l.Name {
+			err = d.kill(ctx, v)
+		} else if err == nil {
 			err = d.clear(ctx, v)
 		}
 		if err != nil {
@@ -276,6 +283,15 @@ func (d *Driver) clear(ctx context.Context, v service) error {
 		return err
 	}
 	return guest.Clear(ctx, conn, v.uid)
+}
+
+// kill kills every process of a service.
+func (d *Driver) kill(ctx context.Context, v service) error {
+	conn, err := d.dial(ctx, v.h)
+	if err != nil {
+		return err
+	}
+	return guest.Kill(ctx, conn, v.uid)
 }
 
 // startAs starts a program as a service's user.

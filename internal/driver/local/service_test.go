@@ -160,7 +160,7 @@ func (p *place) snapshot(id string) {
 func (p *place) rollback(id string) {
 	p.Helper()
 	began := time.Now()
-	if err := errors.Join(p.d.Stop(p.Context(), p.h), p.d.Rollback(p.Context(), p.h, id, "")); err != nil {
+	if err := errors.Join(p.d.Stop(p.Context(), p.h), p.d.Rollback(p.Context(), p.h, p.s, id, "")); err != nil {
 		p.Fatal(err)
 	}
 	p.start()

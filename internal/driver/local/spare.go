@@ -7,6 +7,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"time"
 
@@ -30,7 +31,9 @@ type spare struct {
 
 	running postgres.Running
 	failure error
-	placed  bool // its data are the environment's
+	placed  bool     // its data are the environment's
+	logins  []string // runs that could use the database whose place it takes
+	until   time.Time
 }
 
 // The addresses that commands know, and to which connections to that are led
@@ -146,7 +149,11 @@ func (d *Driver) makeSpare(ctx context.Context, sp *spare) error {
 	if err != nil {
 		return err
 	}
-	return sp.running.Hold(ctx)
+	if err := sp.running.Hold(ctx, databaseOwner); err != nil {
+		return err
+	}
+	// The next snapshot would wait for it.
+	return syncFilesystem(data)
 }
 
 // canRedirect fails where there can be no spares: where copies are not shared,
@@ -230,14 +237,22 @@ func (d *Driver) readySpare(ctx context.Context, env, snapshot string) *spare {
 	return sp
 }
 
-// rollBackData makes the data of services what they were in a snapshot.
-func (d *Driver) rollBackData(ctx context.Context, env, snapshot string) error {
+// rollBackData ends what services run, and makes their data what they were in a
+// snapshot.
+func (d *Driver) rollBackData(ctx context.Context, h driver.Handle, s driver.Spec, snapshot string) error {
+	env := h.Environment
 	sp := d.readySpare(ctx, env, snapshot)
+	if sp != nil && sp.placed {
+		return nil
+	}
+	if sp != nil {
+		sp.logins, sp.until = d.admitted(env)
+	}
+	if err := d.stopServices(ctx, h, s, sp); err != nil {
+		return err
+	}
 	if sp == nil {
 		return d.pool.RollbackDB(ctx, env, snapshot)
-	}
-	if sp.placed {
-		return nil
 	}
 	if err := d.pool.RollbackDB(ctx, env, snapshot, sp.service.Name, sp.service.socket()); err != nil {
 		return err
@@ -251,9 +266,22 @@ func (d *Driver) rollBackData(ctx context.Context, env, snapshot string) error {
 	return nil
 }
 
+// admitted tells who may use the Postgres of an environment.
+func (d *Driver) admitted(env string) (runs []string, until time.Time) {
+	d.mu.Lock()
+	o := d.databases[env]
+	d.mu.Unlock()
+	if o == nil || !o.hasLearned() {
+		return nil, time.Time{}
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return slices.Clone(o.logins), o.until
+}
+
 // takeSpare makes a spare whose data are in place the Postgres of an
 // environment. Without one, it returns no process.
-func (d *Driver) takeSpare(v service) (process string, err error) {
+func (d *Driver) takeSpare(ctx context.Context, v service) (process string, err error) {
 	env := v.h.Environment
 	d.mu.Lock()
 	sp := d.spares[env]
@@ -267,15 +295,22 @@ func (d *Driver) takeSpare(v service) (process string, err error) {
 	if err != nil {
 		return "", err
 	}
+	// Nobody can log in before its login is there.
+	i.Address, i.Launcher = sp.running.Address, sp.running.Launcher
+	o := &openDatabase{Running: sp.running.At(i), service: v, learned: make(chan struct{}), until: sp.until}
+	close(o.learned)
+	for _, run := range sp.logins {
+		o.logins = append(o.logins, run) // also when it fails half-way
+		if err := d.grant(ctx, o, run, sp.until); err != nil {
+			return "", err
+		}
+	}
 	if err := sp.running.Swap(i.Path()); err != nil {
 		return "", err
 	}
 	if err := d.redirect(v.h, sp.running.Address == otherDatabaseHost); err != nil {
 		return "", err
 	}
-	i.Address, i.Launcher = sp.running.Address, sp.running.Launcher
-	o := &openDatabase{Running: sp.running.At(i), service: v, learned: make(chan struct{})}
-	close(o.learned)
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.databases[env] = o

@@ -35,7 +35,7 @@ func TestSpareTakesTheDatabaseOver(t *testing.T) {
 		}
 		spare := d.waiting(p.h.Environment)
 		began := time.Now()
-		if err := errors.Join(d.StopServices(t.Context(), p.h, p.s), d.Rollback(t.Context(), p.h, "one", mayfly.DatabaseSide)); err != nil {
+		if err := d.Rollback(t.Context(), p.h, p.s, "one", mayfly.DatabaseSide); err != nil {
 			t.Fatal(err)
 		}
 		p.start()
@@ -61,7 +61,7 @@ func TestSpareTakesTheDatabaseOver(t *testing.T) {
 	p.snapshot("two")
 	fork := enter(t, d, l, &mayfly.SnapshotRef{Environment: p.h.Environment, Snapshot: "two"})
 	fork.want("psql -Atc 'SELECT count(*) FROM customer'; cat f", "100\nnew")
-	if err := errors.Join(d.Stop(t.Context(), p.h), d.Rollback(t.Context(), p.h, "two", "")); err != nil {
+	if err := errors.Join(d.Stop(t.Context(), p.h), d.Rollback(t.Context(), p.h, p.s, "two", "")); err != nil {
 		t.Fatal(err)
 	}
 	p.start()
@@ -90,7 +90,7 @@ func TestSpareThatDoesNotFit(t *testing.T) {
 	}
 	rollback := func(to, want string) {
 		t.Helper()
-		if err := errors.Join(d.StopServices(t.Context(), p.h, p.s), d.Rollback(t.Context(), p.h, to, mayfly.DatabaseSide)); err != nil {
+		if err := d.Rollback(t.Context(), p.h, p.s, to, mayfly.DatabaseSide); err != nil {
 			t.Fatal(err)
 		}
 		p.start()
@@ -113,7 +113,7 @@ func TestSpareThatDoesNotFit(t *testing.T) {
 	rollback("one", "100")
 	p.want("psql -qc 'DELETE FROM customer WHERE id > 70'", "")
 	spare("two")
-	if err := d.StopServices(t.Context(), p.h, p.s); err != nil { // as the end of the server does
+	if err := d.stopServices(t.Context(), p.h, p.s, nil); err != nil { // as the end of the server does
 		t.Fatal(err)
 	}
 	p.start()

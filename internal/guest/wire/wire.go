@@ -29,6 +29,7 @@ const (
 	OpAccept Op = 6 // one connection to that port, which is relayed after the reply
 	OpProbe  Op = 7 // whether a process listens at a port: Taken when one does
 	OpClear  Op = 8 // kill every process of a user, and wait until none is left
+	OpKill   Op = 9 // kill every process of a user
 )
 
 // Status is the outcome of a request.
@@ -122,7 +123,7 @@ func AppendRequest(b []byte, r Request) []byte {
 		b = binary.LittleEndian.AppendUint16(b, r.Cols)
 		b = binary.LittleEndian.AppendUint64(b, uint64(r.Output))
 	}
-	if r.Op == OpStart || r.Op == OpClear {
+	if r.Op == OpStart || r.ofUser() {
 		b = binary.LittleEndian.AppendUint32(b, r.UID)
 	}
 	if r.ofPort() {
@@ -146,7 +147,7 @@ func ParseRequest(b []byte) (Request, error) {
 		r.Cols = p.Uint16()
 		r.Output = int64(p.Uint64())
 	}
-	if r.Op == OpStart || r.Op == OpClear {
+	if r.Op == OpStart || r.ofUser() {
 		r.UID = p.Uint32()
 	}
 	if r.ofPort() {
@@ -165,10 +166,13 @@ const (
 )
 
 func (r Request) valid() bool {
-	known := r.Op >= OpStart && r.Op <= OpClear
-	user := r.UID == 0 && r.Op != OpClear || r.UID >= FirstUID && r.UID <= LastUID
+	known := r.Op >= OpStart && r.Op <= OpKill
+	user := r.UID == 0 && !r.ofUser() || r.UID >= FirstUID && r.UID <= LastUID
 	return known && user && r.OfRun() == ValidRun(r.Run) && r.ofPort() == (r.Port != 0) && r.Output >= 0
 }
+
+// ofUser reports whether a request is about the processes of a user.
+func (r Request) ofUser() bool { return r.Op == OpClear || r.Op == OpKill }
 
 // ReadRequest reads a request with its length.
 func ReadRequest(r io.Reader) (Request, error) {

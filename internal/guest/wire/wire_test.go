@@ -20,6 +20,7 @@ var requests = []Request{
 	{Op: OpStart, Run: "svc-db-1", Argv: []string{"x"}, Env: []string{}, UID: 2000},
 	{Op: OpProbe, Port: 6379},
 	{Op: OpClear, UID: 2999},
+	{Op: OpKill, UID: 2000},
 }
 
 func TestRequestArrivesAsSent(t *testing.T) {
@@ -90,7 +91,7 @@ func FuzzParseRequest(f *testing.F) {
 		}
 		isService := r.UID >= FirstUID && r.UID <= LastUID
 		switch {
-		case r.UID != 0 && !isService, r.Op == OpClear && !isService:
+		case r.UID != 0 && !isService, r.ofUser() && !isService:
 			t.Errorf("got = %+v, which acts as a user who is no service's", r)
 		case r.Op == OpProbe && r.Port == 0, r.Output < 0, r.OfRun() && !ValidRun(r.Run):
 			t.Errorf("got = %+v, which cannot be done", r)
