@@ -15,20 +15,22 @@ import (
 // whoever makes them, and setfsuid(2) is missing.
 var owned = func(f func()) { f() }
 
-// as runs f as another effective user and group.
-func as(uid, gid uint32, f func()) {
+// as runs f as another effective user and group, and another real user.
+func as(real, uid, gid uint32, f func()) {
 	runtime.LockOSThread()
-	become := func(uid, gid uint32) {
+	become := func(real, uid, gid uint32) {
 		const keep = ^uintptr(0)
-		for _, c := range [][2]uintptr{{unix.SYS_SETRESUID, 0}, {unix.SYS_SETRESGID, uintptr(gid)}, {unix.SYS_SETRESUID, uintptr(uid)}} {
-			if _, _, errno := unix.RawSyscall(c[0], keep, c[1], keep); errno != 0 {
+		for _, c := range [][3]uintptr{
+			{unix.SYS_SETRESUID, keep, 0}, {unix.SYS_SETRESGID, keep, uintptr(gid)}, {unix.SYS_SETRESUID, uintptr(real), uintptr(uid)},
+		} {
+			if _, _, errno := unix.RawSyscall(c[0], c[1], c[2], keep); errno != 0 {
 				panic(errno) // neither the one nor the other
 			}
 		}
 	}
-	become(uid, gid)
+	become(real, uid, gid)
 	f()
-	become(0, 0)
+	become(0, 0, 0)
 	runtime.UnlockOSThread()
 }
 
@@ -40,7 +42,7 @@ func underGVisor() {
 		os.Exit(1)
 	}
 	runtime.GOMAXPROCS(2)
-	owned = func(f func()) { as(w.uid, w.gid, f) }
+	owned = func(f func()) { as(0, w.uid, w.gid, f) }
 	go w.reap()
 	go w.accept(listener)
 	w.fork()

@@ -52,9 +52,10 @@ const clearTimeout = 10 * time.Second
 
 // kill kills what runs as a user. A signal to everybody reaches those whom the
 // sender may signal: it is sent with that user's id and none of the guest's
-// powers.
+// powers. Its real user is nobody's: those who are about to be started are the
+// guest's own still.
 func kill(uid uint32) {
-	as(uid, uid, func() { unix.Kill(-1, unix.SIGKILL) })
+	as(wire.LastUID+1, uid, uid, func() { unix.Kill(-1, unix.SIGKILL) })
 }
 
 // clear kills what runs as a user until nothing does.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -69,6 +70,34 @@ func TestClearEndsProcessesThatHide(t *testing.T) {
 	if _, stdout, _ := e.run("pgrep", "-u", "2000"); stdout != "" {
 		t.Errorf("left: %q", stdout)
 	}
+}
+
+func TestClearSparesWhatIsBeingStarted(t *testing.T) {
+	e := newWorld(t).start("env-1")
+	var clearing sync.WaitGroup
+	stop := make(chan struct{})
+	for _, uid := range []uint32{2000, 2001} {
+		clearing.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				if err := guest.Clear(t.Context(), e.dial(), uid); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	for i := range 200 {
+		if x, _, _ := e.run("true"); x.Code != 0 {
+			t.Errorf("start %d: got = %+v, want status 0", i, x)
+			break
+		}
+	}
+	close(stop)
+	clearing.Wait()
 }
 
 func TestProbeSeesWhoListens(t *testing.T) {
