@@ -206,7 +206,7 @@ func (s *subject) output(ctx context.Context, run mayfly.Run) (string, error) {
 			rest.Write(o.Data)
 		}
 	}
-	run, err = s.Run(ctx, run.ID)
+	run, err = s.WaitRun(ctx, run.ID)
 	if err != nil {
 		return "", err
 	}

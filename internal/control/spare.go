@@ -3,6 +3,7 @@ package control
 import (
 	"context"
 	"slices"
+	"time"
 
 	"mayfly.dev/mayfly"
 	"mayfly.dev/mayfly/internal/driver"
@@ -56,8 +57,17 @@ func (e *Engine) stepSpare(ctx context.Context, s *situation) (bool, error) {
 	return false, nil
 }
 
+// spareDelay keeps the making of spares out of the way of what a run begins
+// with, and of those who connect again after a rollback.
+const spareDelay = 500 * time.Millisecond
+
 // makeSpare has the spares made, and tells what became of it.
 func (e *Engine) makeSpare(d driver.Sparer, env *environment, a *attendance, target *snapshot) {
+	select {
+	case <-time.After(spareDelay):
+	case <-a.ctx.Done():
+		return
+	}
 	err := d.Spare(a.ctx, env.Handle, env.Spec, target.ID)
 	if a.ctx.Err() != nil {
 		return
