@@ -109,6 +109,7 @@ func TestKilledServerLosesNothingOfDatabases(t *testing.T) {
 		t.Skip("needs root: environments are made of namespaces, mounts and cgroups")
 	}
 	files, service := stateOf("start")
+	service.Postgres.Spare = true
 	w := &world{in: installWith(t, files, service), database: true}
 	kill(t, w, databaseOperations, *points*len(databaseOperations)/12)
 }
