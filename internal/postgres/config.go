@@ -92,6 +92,9 @@ host  all all    127.0.0.1/32    scram-sha-256
 host  all all    ::1/128         scram-sha-256
 `
 
+// closed is pg_hba.conf before Open.
+const closed = "local all mayfly scram-sha-256\n"
+
 // trusting is pg_hba.conf while a baseline is made, in a place where nobody
 // else is.
 const trusting = "local all mayfly trust\nlocal all mayfly_prepare trust\n"

@@ -33,7 +33,11 @@ func (i Instance) clean() error {
 			return err
 		}
 	}
-	if err := replace(root, "pg_hba.conf", []byte(access)); err != nil {
+	admitted := access
+	if i.Closed {
+		admitted = closed
+	}
+	if err := replace(root, "pg_hba.conf", []byte(admitted)); err != nil {
 		return err
 	}
 	sockets, err := os.OpenRoot(i.Socket.Host)

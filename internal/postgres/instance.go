@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"net"
+	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -39,6 +40,8 @@ type Instance struct {
 	// Moves says that the data directory is going to be renamed while the server
 	// runs.
 	Moves bool
+	// Closed lets nobody but Admin in, until Open.
+	Closed bool
 	// NoSync leaves writing to the disk to the kernel. A snapshot is sound
 	// then if every process of the instance stands still while it is taken.
 	NoSync bool
@@ -98,6 +101,54 @@ func TakeOver(ctx context.Context, i Instance, p Process) (Running, error) {
 
 // At is a server after what i tells the places of has been moved there.
 func (r Running) At(i Instance) Running { return Running{i, r.Process, r.kept} }
+
+// Open lets everybody in who has a login.
+func (r Running) Open(ctx context.Context) error {
+	if err := r.open(ctx); err != nil {
+		return fmt.Errorf("let users into the database: %w", err)
+	}
+	return nil
+}
+
+func (r Running) open(ctx context.Context) error {
+	root, err := os.OpenRoot(r.Data.Host)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	if err := replace(root, "pg_hba.conf", []byte(access)); err != nil {
+		return err
+	}
+	loaded := func() (at string, err error) { // as a connection that begins now knows it
+		err = r.withConn(ctx, maintenance(r.Database), func(conn *pgconn.PgConn) error {
+			values, err := column(ctx, conn, "SELECT pg_conf_load_time()")
+			if err == nil {
+				at = values[0]
+			}
+			return err
+		})
+		return at, err
+	}
+	before, err := loaded()
+	if err != nil {
+		return err
+	}
+	if err := r.Process.Signal(ctx, syscall.SIGHUP); err != nil {
+		return err
+	}
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		if now, err := loaded(); err != nil || now != before {
+			return err
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
 
 // Listening asks a server for the addresses that it listens at.
 func (r Running) Listening(ctx context.Context) (addresses string, err error) {

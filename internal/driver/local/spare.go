@@ -138,18 +138,20 @@ func (d *Driver) makeSpare(ctx context.Context, sp *spare) error {
 	}
 	i.Data = postgres.Dir{Host: data, Inside: path.Join(sandbox.DBDir, filepath.Base(data))}
 	i.Socket = postgres.Dir{Host: filepath.Join(filepath.Dir(data), socket), Inside: path.Join(sandbox.DBDir, socket)}
-	i.Moves, i.Launcher = true, &launcher{d, v, sp.process}
+	i.Moves, i.Closed, i.Launcher = true, true, &launcher{d, v, sp.process}
 	if sp.running, err = postgres.Start(ctx, i); err != nil {
 		return fmt.Errorf("start spare of service %s: %w", v.Name, err)
 	}
+	// Those who ran when the snapshot was taken may run still, and must not
+	// change what a rollback brings back.
 	logins, err := sp.running.Logins(ctx, runPrefix)
-	for _, login := range logins { // of those who ran when the snapshot was taken
+	for _, login := range logins {
 		err = errors.Join(err, sp.running.Revoke(ctx, login, databaseOwner))
 	}
 	if err != nil {
 		return err
 	}
-	if err := sp.running.Hold(ctx, databaseOwner); err != nil {
+	if err := errors.Join(sp.running.Open(ctx), sp.running.Hold(ctx, databaseOwner)); err != nil {
 		return err
 	}
 	// The next snapshot would wait for it.

@@ -33,6 +33,12 @@ func TestSpareTakesTheDatabaseOver(t *testing.T) {
 		for _, way := range ways { // it waits
 			p.want("psql -h "+way+" -Atc \"SELECT to_regclass('customer') IS NULL\"", "t")
 		}
+		others := []string{"/var/lib/mayfly-db/.spare-db.socket", "127.0.0.2"}
+		for _, way := range others[:2-round%2] { // and nobody gets into it
+			if said, _ := p.sh("psql -h " + way + " -Atc 'SELECT 1' 2>&1"); !strings.Contains(said, "password authentication failed") {
+				t.Errorf("round %d: %s: got = %q, want a refusal", round, way, said)
+			}
+		}
 		spare := d.waiting(p.h.Environment)
 		began := time.Now()
 		if err := d.Rollback(t.Context(), p.h, p.s, "one", mayfly.DatabaseSide); err != nil {
