@@ -106,7 +106,7 @@ func (d *Driver) Admit(ctx context.Context, h driver.Handle, s driver.Spec, runs
 		if !there {
 			o.logins = append(o.logins, run) // also when it fails half-way
 		}
-		if err := d.grant(ctx, o, run, until); err != nil {
+		if err := d.grant(ctx, o.Running, o.service, run, until); err != nil {
 			if !there && !errors.Is(err, syscall.ECONNREFUSED) {
 				err = errors.Join(err, d.revoke(context.WithoutCancel(ctx), o, run))
 			}
@@ -123,8 +123,8 @@ func (d *Driver) Admit(ctx context.Context, h driver.Handle, s driver.Spec, runs
 }
 
 // grant gives a run a role.
-func (d *Driver) grant(ctx context.Context, o *openDatabase, run string, until time.Time) error {
-	return o.Grant(ctx, postgres.Login{Name: run, Password: d.password(o.service, run), Owner: databaseOwner, Until: until})
+func (d *Driver) grant(ctx context.Context, r postgres.Running, v service, run string, until time.Time) error {
+	return r.Grant(ctx, postgres.Login{Name: run, Password: d.password(v, run), Owner: databaseOwner, Until: until})
 }
 
 // Dismiss implements driver.Servicer.

@@ -247,14 +247,17 @@ func (d *Driver) rollBackData(ctx context.Context, h driver.Handle, s driver.Spe
 	if sp != nil && sp.placed {
 		return nil
 	}
-	if sp != nil {
-		sp.logins, sp.until = d.admitted(env)
-	}
-	if err := d.stopServices(ctx, h, s, sp); err != nil {
-		return err
-	}
 	if sp == nil {
+		if err := d.stopServices(ctx, h, s, nil); err != nil {
+			return err
+		}
 		return d.pool.RollbackDB(ctx, env, snapshot)
+	}
+	sp.logins, sp.until = d.admitted(env)
+	granted := make(chan error, 1)
+	go func() { granted <- d.grantAll(ctx, sp) }()
+	if err := errors.Join(d.stopServices(ctx, h, s, sp), <-granted); err != nil {
+		return err
 	}
 	if err := d.pool.RollbackDB(ctx, env, snapshot, sp.service.Name, sp.service.socket()); err != nil {
 		return err
@@ -265,6 +268,16 @@ func (d *Driver) rollBackData(ctx context.Context, h driver.Handle, s driver.Spe
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	sp.placed = true
+	return nil
+}
+
+// grantAll gives the logins of the database whose place a spare takes.
+func (d *Driver) grantAll(ctx context.Context, sp *spare) error {
+	for _, run := range sp.logins {
+		if err := d.grant(ctx, sp.running, sp.service, run, sp.until); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
@@ -283,7 +296,7 @@ func (d *Driver) admitted(env string) (runs []string, until time.Time) {
 
 // takeSpare makes a spare whose data are in place the Postgres of an
 // environment. Without one, it returns no process.
-func (d *Driver) takeSpare(ctx context.Context, v service) (process string, err error) {
+func (d *Driver) takeSpare(v service) (process string, err error) {
 	env := v.h.Environment
 	d.mu.Lock()
 	sp := d.spares[env]
@@ -297,16 +310,9 @@ func (d *Driver) takeSpare(ctx context.Context, v service) (process string, err 
 	if err != nil {
 		return "", err
 	}
-	// Nobody can log in before its login is there.
 	i.Address, i.Launcher = sp.running.Address, sp.running.Launcher
-	o := &openDatabase{Running: sp.running.At(i), service: v, learned: make(chan struct{}), until: sp.until}
+	o := &openDatabase{Running: sp.running.At(i), service: v, learned: make(chan struct{}), logins: sp.logins, until: sp.until}
 	close(o.learned)
-	for _, run := range sp.logins {
-		o.logins = append(o.logins, run) // also when it fails half-way
-		if err := d.grant(ctx, o, run, sp.until); err != nil {
-			return "", err
-		}
-	}
 	if err := sp.running.Swap(i.Path()); err != nil {
 		return "", err
 	}
