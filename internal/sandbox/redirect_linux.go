@@ -22,6 +22,9 @@ func (n *Native) Redirect(env string, port uint16, on bool) error {
 	if err != nil {
 		return fmt.Errorf("redirect connections: %w", err)
 	}
+	if group == nil {
+		return redirectError(errors.ErrUnsupported)
+	}
 	defer group.Close()
 	for _, hook := range []ebpf.AttachType{ebpf.AttachCGroupInet4Connect, ebpf.AttachCGroupInet6Connect} {
 		if err := redirect(int(group.Fd()), hook, port, on); err != nil {
@@ -51,7 +54,7 @@ func redirect(group int, hook ebpf.AttachType, port uint16, on bool) error {
 
 // redirectError explains what a machine lacks.
 func redirectError(err error) error {
-	for _, reason := range []error{ebpf.ErrNotSupported, fs.ErrNotExist, unix.EPERM, unix.EACCES, unix.ENOSYS, unix.EINVAL, unix.EBADF} {
+	for _, reason := range []error{ebpf.ErrNotSupported, fs.ErrNotExist, unix.EPERM, unix.EACCES, unix.ENOSYS, unix.EINVAL, errors.ErrUnsupported} {
 		if errors.Is(err, reason) {
 			return mayfly.Errorf(mayfly.Unsupported, "connections cannot be redirected: %w", errors.Join(errors.ErrUnsupported, err)).
 				Hint("it takes root with CAP_BPF and CAP_NET_ADMIN, Linux 5.8 or newer, and the unified hierarchy of control groups")

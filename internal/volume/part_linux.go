@@ -59,6 +59,19 @@ func (p *pool) RollbackDB(ctx context.Context, env, snapshot string, except ...s
 	})
 }
 
+func (p *pool) ReadAheadDB(ctx context.Context, env, snapshot string) {
+	_ = p.do(ctx, "read ahead databases of volume", []string{env, snapshot}, func() error {
+		var reading sync.WaitGroup
+		defer reading.Wait()
+		for _, tree := range []string{p.snapshot(env, snapshot), p.live(env)} {
+			reading.Go(func() {
+				_ = withDir(filepath.Join(tree, dbName), func(dir int) error { readInodes(ctx, dir, 0); return nil })
+			})
+		}
+		return nil
+	})
+}
+
 // A spare directory is what another of a live state's data directories may be
 // exchanged for. It lies beside that, under a name that no service has.
 const sparePrefix = ".spare-"
@@ -136,11 +149,6 @@ func (p *pool) restore(ctx context.Context, snapshot, live, name string, except 
 				}
 				r := &restorer{from: from, to: to, part: part, step: p.step, taken: taken, except: except,
 					copier: copier{ctx: ctx, top: part, links: map[uint64]string{}, share: p.kind() != Plain}}
-				var reading sync.WaitGroup
-				defer reading.Wait()
-				if len(except) == 0 { // else little is left to read
-					reading.Go(func() { readInodes(ctx, from, 0) })
-				}
 				if err := r.compare(from, to, ".", 0); err != nil {
 					return fmt.Errorf("copy %s: %w", name, err)
 				}

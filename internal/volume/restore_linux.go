@@ -100,8 +100,7 @@ func (r *restorer) stays(name string) bool {
 	return strings.HasPrefix(name, sparePrefix) || slices.Contains(r.except, name)
 }
 
-// readInodes has the kernel read the inodes of a tree ahead of compare: those of
-// a snapshot have not been looked at since it was taken.
+// readInodes has the kernel read the inodes of a tree.
 func readInodes(ctx context.Context, dir, depth int) {
 	_ = readNames(dir, func(name string) error {
 		var st unix.Stat_t

@@ -77,6 +77,10 @@ type Pool interface {
 	// that except names stay.
 	RollbackUpper(ctx context.Context, env, snapshot string) error
 	RollbackDB(ctx context.Context, env, snapshot string, except ...string) error
+	// ReadAheadDB has the kernel read what RollbackDB compares, which nobody has
+	// looked at for long. It may be called before what writes has ended, and be
+	// under way beside RollbackDB.
+	ReadAheadDB(ctx context.Context, env, snapshot string)
 	// CopyDB makes a spare of a data directory beside it: a copy of what it was
 	// in a snapshot, in the place of a spare that is there, with another owner.
 	// ExchangeDB exchanges the spare and the directory, at once.

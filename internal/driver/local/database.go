@@ -78,7 +78,8 @@ func (d *Driver) startDatabase(ctx context.Context, v service, process string) (
 		return "", err
 	}
 	if process == "" && v.hasSpare() {
-		if err := d.redirect(v.h, false); err != nil {
+		err := d.redirect(v.h, false)
+		if err != nil && mayfly.KindOf(err) != mayfly.Unsupported { // else it has never been
 			return "", err
 		}
 	}

@@ -79,7 +79,7 @@ const clearTimeout = 10 * time.Second
 
 func (d *Driver) startService(ctx context.Context, v service) (process string, err error) {
 	if v.hasSpare() {
-		if process, err = d.takeSpare(v); process != "" || err != nil {
+		if process, err = d.takeSpare(ctx, v); process != "" || err != nil {
 			return process, err
 		}
 		if err := d.dropSpare(ctx, v); err != nil {

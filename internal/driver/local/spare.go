@@ -8,6 +8,7 @@ import (
 	"path"
 	"path/filepath"
 	"slices"
+	"sync"
 	"syscall"
 	"time"
 
@@ -114,8 +115,9 @@ func (d *Driver) makeSpare(ctx context.Context, sp *spare) error {
 	if err != nil {
 		return err
 	}
-	if err := d.canRedirect(v.h); err != nil {
-		return err
+	if d.pool.Kind() == volume.Plain {
+		return mayfly.Errorf(mayfly.Unsupported, "a spare database would be a whole copy on this file system").
+			Hint("keep the state directory on btrfs, or where it can have an image")
 	}
 	i, err := d.instance(v)
 	if err != nil {
@@ -127,6 +129,9 @@ func (d *Driver) makeSpare(ctx context.Context, sp *spare) error {
 	}
 	if i.Address = otherDatabaseHost; taken == i.Address {
 		i.Address = databaseHost
+	}
+	if err := d.redirect(v.h, taken == otherDatabaseHost); err != nil { // as it is: to see whether that is to be had
+		return err
 	}
 	if err := d.pool.CopyDB(ctx, v.h.Environment, sp.snapshot, v.Name, v.uid); err != nil {
 		return err
@@ -156,23 +161,6 @@ func (d *Driver) makeSpare(ctx context.Context, sp *spare) error {
 	}
 	// The next snapshot would wait for it.
 	return syncFilesystem(data)
-}
-
-// canRedirect fails where there can be no spares: where copies are not shared,
-// or a sandbox's connections not led elsewhere.
-func (d *Driver) canRedirect(h driver.Handle) error {
-	rt, err := d.runtime(h.Isolation)
-	if err != nil {
-		return err
-	}
-	if _, ok := rt.(sandbox.Redirector); !ok {
-		return mayfly.Errorf(mayfly.Unsupported, "isolation %q does not let a spare database take over connections", h.Isolation)
-	}
-	if d.pool.Kind() == volume.Plain {
-		return mayfly.Errorf(mayfly.Unsupported, "a spare database would be a whole copy on this file system").
-			Hint("keep the state directory on btrfs, or where it can have an image")
-	}
-	return nil
 }
 
 // dropSpare ends the spare of a service that is not in place, also one that an
@@ -248,6 +236,9 @@ func (d *Driver) rollBackData(ctx context.Context, h driver.Handle, s driver.Spe
 		return nil
 	}
 	if sp == nil {
+		var reading sync.WaitGroup
+		defer reading.Wait()
+		reading.Go(func() { d.pool.ReadAheadDB(ctx, env, snapshot) })
 		if err := d.stopServices(ctx, h, s, nil); err != nil {
 			return err
 		}
@@ -296,7 +287,7 @@ func (d *Driver) admitted(env string) (runs []string, until time.Time) {
 
 // takeSpare makes a spare whose data are in place the Postgres of an
 // environment. Without one, it returns no process.
-func (d *Driver) takeSpare(v service) (process string, err error) {
+func (d *Driver) takeSpare(ctx context.Context, v service) (process string, err error) {
 	env := v.h.Environment
 	d.mu.Lock()
 	sp := d.spares[env]
@@ -307,18 +298,19 @@ func (d *Driver) takeSpare(v service) (process string, err error) {
 	delete(d.spares, env)
 	d.mu.Unlock()
 	i, err := d.instance(v)
+	if err == nil {
+		err = sp.running.Swap(i.Path())
+	}
+	if err == nil {
+		err = d.redirect(v.h, sp.running.Address == otherDatabaseHost)
+	}
 	if err != nil {
-		return "", err
+		d.log.Warn("a spare database cannot take over, and another is started on its data", "environment", env, "error", err)
+		return "", d.clear(ctx, v)
 	}
 	i.Address, i.Launcher = sp.running.Address, sp.running.Launcher
 	o := &openDatabase{Running: sp.running.At(i), service: v, learned: make(chan struct{}), logins: sp.logins, until: sp.until}
 	close(o.learned)
-	if err := sp.running.Swap(i.Path()); err != nil {
-		return "", err
-	}
-	if err := d.redirect(v.h, sp.running.Address == otherDatabaseHost); err != nil {
-		return "", err
-	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.databases[env] = o
@@ -326,7 +318,8 @@ func (d *Driver) takeSpare(v service) (process string, err error) {
 }
 
 // redirect has connections to the database reach the former spare that listens
-// at the other address, or not any more.
+// at the other address, or not any more. The error is of kind
+// mayfly.Unsupported where they cannot.
 func (d *Driver) redirect(h driver.Handle, on bool) error {
 	rt, err := d.runtime(h.Isolation)
 	if err != nil {
@@ -334,11 +327,7 @@ func (d *Driver) redirect(h driver.Handle, on bool) error {
 	}
 	r, ok := rt.(sandbox.Redirector)
 	if !ok {
-		return nil
+		return mayfly.Errorf(mayfly.Unsupported, "isolation %q does not let a spare database take over connections", h.Isolation)
 	}
-	err = r.Redirect(h.Environment, postgres.Port, on)
-	if !on && mayfly.KindOf(err) == mayfly.Unsupported {
-		return nil // and so it never was
-	}
-	return err
+	return r.Redirect(h.Environment, postgres.Port, on)
 }

@@ -299,6 +299,56 @@ func testRollbackSides(t *testing.T, p volume.Pool) {
 	}
 }
 
+func testSpares(t *testing.T, p volume.Pool) {
+	ctx := t.Context()
+	must(t, p.Create(ctx, "e1"))
+	db := p.Live("e1").DB
+	rows := func(dir, want string) {
+		t.Helper()
+		if got, err := os.ReadFile(dir + "/deep/rows"); err != nil || string(got) != want {
+			t.Errorf("%s: got = %q, %v, want %q", dir, got, err, want)
+		}
+	}
+	write(t, db+"/one/deep/rows", "old")
+	must(t, os.Symlink("rows", db+"/one/deep/link"))
+	write(t, db+"/two/deep/rows", "old")
+	must(t, p.Snapshot(ctx, "e1", "s1"))
+	write(t, db+"/one/deep/rows", "new")
+	write(t, db+"/two/deep/rows", "new")
+	spare := p.SpareDB("e1", "one")
+	write(t, spare+"/junk", "what a crash has left")
+	for range 2 {
+		must(t, p.CopyDB(ctx, "e1", "s1", "one", 2345))
+	}
+	must(t, filepath.WalkDir(spare, func(path string, e os.DirEntry, err error) error {
+		var st unix.Stat_t
+		if err := errors.Join(err, unix.Lstat(path, &st)); err != nil || st.Uid != 2345 || st.Gid != 2345 {
+			t.Errorf("%s: got = owner %d:%d, %v, want the spare's", path, st.Uid, st.Gid, err)
+		}
+		return nil
+	}))
+	if _, err := os.Lstat(spare + "/junk"); err == nil {
+		t.Error("a spare has what was there before it")
+	}
+	p.ReadAheadDB(ctx, "e1", "s1")
+	must(t, p.RollbackDB(ctx, "e1", "s1", "one"))
+	rows(db+"/one", "new")
+	rows(db+"/two", "old")
+	must(t, p.ExchangeDB(ctx, "e1", "one"))
+	rows(db+"/one", "old")
+	rows(spare, "new")
+	must(t, p.RollbackDB(ctx, "e1", "s1"))
+	rows(db+"/one", "old")
+	rows(spare, "new") // which is no part of a rollback
+	must(t, p.RollbackUpper(ctx, "e1", "s1"))
+	rows(db+"/one", "old")
+	for what, err := range map[string]error{"snapshot": p.CopyDB(ctx, "e1", "missing", "one", 1), "spare": p.ExchangeDB(ctx, "e1", "two")} {
+		if err == nil {
+			t.Errorf("missing %s: got no error", what)
+		}
+	}
+}
+
 // entriesOf is what lies below the entries of a directory: those themselves
 // have other times after they were exchanged.
 func entriesOf(t *testing.T, dir string) Manifest {

@@ -21,6 +21,7 @@ func Run(t *testing.T, open func(t testing.TB) volume.Pool) {
 		"SnapshotKeepsEverything":                testSnapshotKeeps,
 		"RollbackRestoresDeletedFile":            testRollback,
 		"RollbackOfOneSideLeavesTheOther":        testRollbackSides,
+		"SpareIsExchangedForADatabase":           testSpares,
 		"RollbackOfDatabasesFindsEveryChange":    testRollbackOfChangedRows,
 		"ForkOfAForkIsIndependent":               testForks,
 		"MissingThingsAreErrors":                 testMissing,
