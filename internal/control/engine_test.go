@@ -451,7 +451,7 @@ func story(t *testing.T, m *machine, engine func() *Engine) {
 	t.Helper()
 	retry := func(do func(*Engine) error) {
 		t.Helper()
-		for range 200 {
+		for began := time.Now(); time.Since(began) < 30*time.Second; {
 			e := engine()
 			err := do(e)
 			if err == nil {
